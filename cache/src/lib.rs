@@ -1,0 +1,14 @@
+//! What is kept in memory, and for how long.
+//!
+//! [`ResultCache`] memoizes answers by a 128-bit [`Digest`] and lets identical questions that are
+//! in flight wait for one computation. [`Residency`] keeps loaded models under a byte budget and
+//! loads them once, on first use. Neither knows what an answer or a model is.
+#![forbid(unsafe_code)]
+
+mod digest;
+mod residency;
+mod results;
+
+pub use digest::{Digest, Digester};
+pub use residency::{Backoff, Lease, ModelState, Residency, ResidencyError, ResidencyStats, Source};
+pub use results::{Claim, Lead, ResultCache, ResultStats, Weigh};
