@@ -1,1 +1,28 @@
-//! stub
+//! Hugging Face folders to text classifiers. Synchronous: text in, logits out.
+//!
+//! [`discover`] finds [`ModelFolder`]s and reads all of them but their weights; [`Model::load`]
+//! makes one computable. The reference for every number is `transformers`.
+#![forbid(unsafe_code)]
+
+mod candle;
+mod config;
+mod device;
+mod engine;
+mod error;
+mod folder;
+mod labels;
+mod manifest;
+mod model;
+mod template;
+mod tokenize;
+mod weights;
+
+pub use config::{Activation, Architecture, ModelConfig};
+pub use device::DeviceKind;
+pub use engine::{Engine, Precision};
+pub use error::ModelError;
+pub use folder::{Found, ModelFolder, discover};
+pub use labels::{LabelScore, Labels, Problem, ScoreFunction, aggregate};
+pub use manifest::{Aggregation, LongText, Manifest};
+pub use model::{LoadOptions, Model};
+pub use tokenize::{Encoded, Encoding, TextTokenizer};

@@ -1,0 +1,162 @@
+use super::{Attachment, EmailError, Limits, MailFields, MailText, read_fields, read_rfc822};
+
+fn read(raw: impl AsRef<[u8]>) -> MailText {
+    let raw = raw.as_ref();
+    let crlf: Vec<u8> = raw
+        .iter()
+        .flat_map(|&byte| if byte == b'\n' { vec![b'\r', b'\n'] } else { vec![byte] })
+        .collect();
+    let read = read_rfc822(raw, &Limits::default()).expect("readable");
+    assert_eq!(read_rfc822(&crlf, &Limits::default()).expect("readable"), read, "CRLF reads the same");
+    read
+}
+
+#[test]
+fn plain_mail_with_an_mbox_line() {
+    let mail = read(
+        "From jane@x Mon Jan  1\nFrom: Jane <jane@x.example>\nTo: joe@y.example\n\
+         Subject: [ILUG] Lunch\nDate: Mon, 1 Jan 2001 00:00:00 +0000\n\nThursday at one?\n\n-- \nJane\n",
+    );
+    assert_eq!(mail.subject, "Lunch");
+    assert_eq!(mail.body, "Thursday at one?");
+    let text = mail.into_model_text();
+    assert_eq!((text.text.as_str(), text.subject_bytes), ("Lunch\nThursday at one?", 5));
+    assert!(!text.text.contains("example"), "no addresses");
+}
+
+#[test]
+fn transfer_encodings_and_charsets() {
+    let quoted = "Content-Type: text/plain; charset=iso-8859-1\n\
+                  Content-Transfer-Encoding: quoted-printable\n\ncaf=E9 =\nau lait\n";
+    assert_eq!(read(quoted).body, "café au lait");
+    let base64 = "Content-Type: text/plain; charset=utf-8\n\
+                  Content-Transfer-Encoding: base64\n\nR3LDvMOfZSBhdXMgS8O2bG4=\n";
+    assert_eq!(read(base64).body, "Grüße aus Köln");
+    let cyrillic = [
+        b"Content-Type: text/plain; charset=windows-1251\n\n".as_slice(),
+        &[0xcf, 0xf0, 0xe8, 0xe2, 0xe5, 0xf2],
+    ]
+    .concat();
+    assert_eq!(read(cyrillic).body, "Привет");
+    let chinese =
+        [b"Content-Type: text/plain; charset=gb2312\n\n".as_slice(), &[0xc4, 0xe3, 0xba, 0xc3]].concat();
+    assert_eq!(read(chinese).body, "你好");
+    let unnamed = [b"Subject: x\n\n".as_slice(), b"caf\xe9"].concat();
+    assert_eq!(read(unnamed).body, "café", "no charset: Windows-1252");
+}
+
+#[test]
+fn encoded_subjects() {
+    assert_eq!(read("Subject: =?utf-8?B?R3LDvMOfZQ==?= an =?iso-8859-1?Q?K=F6ln?=\n\nx").subject, "Grüße an Köln");
+    assert_eq!(read("Subject: folded\n over lines\n\nx").subject, "folded over lines");
+}
+
+const NESTED: &str = "Subject: both\nMIME-Version: 1.0\n\
+    Content-Type: multipart/mixed; boundary=outer\n\n--outer\n\
+    Content-Type: multipart/alternative; boundary=inner\n\n--inner\n\
+    Content-Type: text/plain\n\nplain words\n--inner\n\
+    Content-Type: text/html\n\n<p>html words</p>\n--inner--\n\
+    --outer\nContent-Type: application/pdf; name=a.pdf\n\
+    Content-Disposition: attachment; filename=\"invoice.pdf\"\n\
+    Content-Transfer-Encoding: base64\n\nJVBERi0=\n--outer--\n";
+
+#[test]
+fn nested_parts_and_attachments() {
+    let mail = read(NESTED);
+    assert_eq!(mail.body, "plain words");
+    let pdf =
+        Attachment { name: Some("invoice.pdf".to_owned()), media_type: "application/pdf".to_owned() };
+    assert_eq!(mail.attachments, [pdf]);
+    let empty_plain = NESTED.replace("plain words", " ");
+    assert_eq!(read(empty_plain).body, "html words");
+}
+
+#[test]
+fn html_only() {
+    let mail = read(
+        "Subject: Offer\nContent-Type: text/html; charset=utf-8\n\n\
+         <html><head><style>p{}</style></head><body><p>Buy <a href=\"https://shop.example/x\">now</a></p>\
+         <p style=\"display:none\">hidden</p></body></html>\n",
+    );
+    assert_eq!(mail.body, "Buy now (shop.example)");
+}
+
+#[test]
+fn a_bare_forward_reads_what_it_forwards() {
+    let mail = read(
+        "Subject: Fwd\nContent-Type: multipart/mixed; boundary=b\n\n--b\n\
+         Content-Type: message/rfc822\n\nSubject: inner\n\nforwarded words\n--b--\n",
+    );
+    assert!(mail.body.contains("forwarded words"), "{mail:?}");
+}
+
+#[test]
+fn invisible_characters_are_counted() {
+    let mail = read("Subject: V\u{200b}iagra\nContent-Type: text/plain; charset=utf-8\n\nb\u{200b}uy");
+    assert_eq!((mail.body.as_str(), mail.zero_width_removed > 0), ("buy", true));
+}
+
+#[test]
+fn fields() {
+    let limits = Limits { text_bytes_max: 100, ..Limits::default() };
+    let fields = |body: Option<&'static str>, html: Option<&'static str>| MailFields {
+        subject: Some("Hi".into()),
+        body: body.map(Into::into),
+        html: html.map(Into::into),
+        ..MailFields::default()
+    };
+    let body = |fields: &MailFields<'_>| read_fields(fields, &limits).expect("readable").body;
+    assert_eq!(body(&fields(Some("plain\0"), Some("<b>html</b>"))), "plain");
+    assert_eq!(body(&fields(Some("  "), Some("<b>html</b>"))), "html");
+    assert_eq!(body(&fields(None, None)), "");
+    let empty = MailFields { body: Some(" \n".into()), ..MailFields::default() };
+    assert_eq!(read_fields(&empty, &limits), Err(EmailError::Empty));
+    let long = MailFields { body: Some("x".repeat(101).into()), ..MailFields::default() };
+    let error = EmailError::TooLarge { bytes: 101, bytes_max: 100 };
+    assert_eq!(read_fields(&long, &limits), Err(error));
+}
+
+#[test]
+fn bombs_are_refused() {
+    let limits = Limits { bytes_max: 1 << 20, depth_max: 8, parts_max: 50, ..Limits::default() };
+    let read = |raw: &str| read_rfc822(raw.as_bytes(), &limits);
+    let large = "x".repeat((1 << 20) + 1);
+    assert!(matches!(read(&large), Err(EmailError::TooLarge { .. })));
+    let many = "Subject: x\nContent-Type: multipart/mixed; boundary=b\n\n".to_owned()
+        + &"--b\nContent-Type: text/plain\n\nx\n".repeat(200);
+    assert!(matches!(read(&many), Err(EmailError::TooManyParts { .. })));
+    let deep: String = (0..100)
+        .map(|n| format!("Content-Type: multipart/mixed; boundary=b{n}\n\n--b{n}\n"))
+        .collect();
+    let outcome = read(&deep);
+    assert!(matches!(outcome, Err(EmailError::TooDeep { .. } | EmailError::Empty)), "{outcome:?}");
+}
+
+#[test]
+fn rubbish_never_panics() {
+    assert_eq!(read_rfc822(b"", &Limits::default()), Err(EmailError::Empty));
+    assert_eq!(read_rfc822(b" \r\n\r\n ", &Limits::default()), Err(EmailError::Empty));
+    assert!(read_rfc822(b"just words", &Limits::default()).is_ok(), "no header at all");
+    let mut state = 1_u64;
+    let mut random = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize
+    };
+    // Random bytes, and real structure with random damage.
+    for round in 0..4_000 {
+        let bytes: Vec<u8> = if round % 2 == 0 {
+            (0..random() % 400).map(|_| random() as u8).collect()
+        } else {
+            let mut bytes = NESTED.as_bytes().to_vec();
+            for _ in 0..1 + random() % 20 {
+                let at = random() % bytes.len();
+                bytes[at] = random() as u8;
+            }
+            bytes.truncate(random() % (bytes.len() + 1));
+            bytes
+        };
+        if let Ok(mail) = read_rfc822(&bytes, &Limits::default()) {
+            assert!(!mail.subject.is_empty() || !mail.body.is_empty());
+        }
+    }
+}

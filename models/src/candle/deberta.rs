@@ -1,0 +1,284 @@
+//! DeBERTa v2 and v3: content attends to relative positions and they to content (He et al. 2020).
+
+use candle_core::{D, Tensor};
+use candle_nn::{Conv1d, Conv1dConfig, Embedding, LayerNorm, Linear, Module};
+
+use super::attention::{attend, split_heads};
+use super::tensors::Tensors;
+use super::{Batch, Classifier, Head, activate, first_token, mask_bias, zero_padding};
+use crate::config::{Activation, DebertaConfig, ModelConfig, Relative};
+use crate::error::ModelError;
+
+#[derive(Debug)]
+pub(super) struct Deberta {
+    words: Embedding,
+    places: Option<Embedding>,
+    types: Option<Embedding>,
+    projection: Option<Linear>,
+    norm: LayerNorm,
+    /// `[2·span, hidden]`.
+    distances: Option<Tensor>,
+    layers: Vec<Layer>,
+    convolution: Option<(Conv1d, Activation, LayerNorm)>,
+    head: Head,
+    config: DebertaConfig,
+    heads: usize,
+    activation: Activation,
+}
+
+#[derive(Debug)]
+struct Layer {
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    /// Positions as keys `[heads, 2·span, size]`: the same for every text, so made at load.
+    position_key: Option<Tensor>,
+    /// Positions as queries `[heads, 2·span, size]`.
+    position_query: Option<Tensor>,
+    attention_output: Linear,
+    attention_norm: LayerNorm,
+    up: Linear,
+    down: Linear,
+    output_norm: LayerNorm,
+}
+
+impl Deberta {
+    pub(super) fn new(
+        config: &ModelConfig,
+        own: &DebertaConfig,
+        labels: usize,
+        tensors: &mut Tensors,
+    ) -> Result<Self, ModelError> {
+        let (hidden, width, eps) = (config.hidden, config.embedding, config.norm_eps);
+        let words = tensors.embedding("embeddings.word_embeddings", config.vocabulary, width)?;
+        let places = own
+            .position_biased_input
+            .then(|| tensors.embedding("embeddings.position_embeddings", config.positions, width))
+            .transpose()?;
+        let types = (config.token_types > 0)
+            .then(|| tensors.embedding("embeddings.token_type_embeddings", config.token_types, width))
+            .transpose()?;
+        let projection = (width != hidden)
+            .then(|| tensors.dense("embeddings.embed_proj", width, hidden, false))
+            .transpose()?;
+        let norm = tensors.norm("embeddings.LayerNorm", hidden, eps, true)?;
+        let distances = match &own.relative {
+            None => None,
+            Some(relative) => {
+                let rows = relative.span() * 2;
+                let table = tensors.take("encoder.rel_embeddings.weight", &[rows, hidden])?;
+                Some(if relative.norm {
+                    tensors.norm("encoder.LayerNorm", hidden, eps, true)?.forward(&table)?
+                } else {
+                    table
+                })
+            }
+        };
+        let convolution = match own.convolution {
+            None => None,
+            Some((size, groups, activation)) => {
+                let shape = [hidden, hidden / groups.min(hidden), size];
+                let weight = tensors.take("encoder.conv.conv.weight", &shape)?;
+                let bias = tensors.take("encoder.conv.conv.bias", &[hidden])?;
+                let scheme = Conv1dConfig { padding: (size - 1) / 2, groups, ..Conv1dConfig::default() };
+                let norm = tensors.norm("encoder.conv.LayerNorm", hidden, eps, true)?;
+                Some((Conv1d::new(weight, Some(bias), scheme), activation, norm))
+            }
+        };
+        let layers = (0..config.layers)
+            .map(|at| Layer::new(config, own, distances.as_ref(), at, tensors))
+            .collect::<Result<_, _>>()?;
+        let pooler = tensors.dense("pooler.dense", own.pooler, own.pooler, true)?;
+        let classifier = tensors.dense("classifier", own.pooler, labels, true)?;
+        let head = Head { layers: vec![(pooler, Some(own.pooler_activation)), (classifier, None)] };
+        let (heads, activation, config) = (config.heads, config.activation, own.clone());
+        Ok(Self {
+            words,
+            places,
+            types,
+            projection,
+            norm,
+            distances,
+            layers,
+            convolution,
+            head,
+            config,
+            heads,
+            activation,
+        })
+    }
+}
+
+impl Layer {
+    fn new(
+        config: &ModelConfig,
+        own: &DebertaConfig,
+        distances: Option<&Tensor>,
+        at: usize,
+        tensors: &mut Tensors,
+    ) -> Result<Self, ModelError> {
+        let (hidden, wide, eps) = (config.hidden, config.intermediate, config.norm_eps);
+        let all_heads = config.heads * own.head_size;
+        let name = |part: &str| format!("encoder.layer.{at}.{part}");
+        let mut dense =
+            |part: &str, inputs, outputs| tensors.dense(&name(part), inputs, outputs, true);
+        let query = dense("attention.self.query_proj", hidden, all_heads)?;
+        let key = dense("attention.self.key_proj", hidden, all_heads)?;
+        let value = dense("attention.self.value_proj", hidden, all_heads)?;
+        let (mut position_key, mut position_query) = (None, None);
+        if let (Some(relative), Some(distances)) = (&own.relative, distances) {
+            let table = distances.unsqueeze(0)?;
+            let project = |dense: &Linear| -> Result<Tensor, ModelError> {
+                Ok(split_heads(&dense.forward(&table)?, config.heads)?.squeeze(0)?)
+            };
+            if relative.content_to_position {
+                position_key = Some(if relative.share_att_key {
+                    project(&key)?
+                } else {
+                    project(&dense("attention.self.pos_key_proj", hidden, all_heads)?)?
+                });
+            }
+            if relative.position_to_content {
+                position_query = Some(if relative.share_att_key {
+                    project(&query)?
+                } else {
+                    project(&dense("attention.self.pos_query_proj", hidden, all_heads)?)?
+                });
+            }
+        }
+        let attention_output = dense("attention.output.dense", all_heads, hidden)?;
+        let up = dense("intermediate.dense", hidden, wide)?;
+        let down = dense("output.dense", wide, hidden)?;
+        let attention_norm = tensors.norm(&name("attention.output.LayerNorm"), hidden, eps, true)?;
+        let output_norm = tensors.norm(&name("output.LayerNorm"), hidden, eps, true)?;
+        Ok(Self {
+            query,
+            key,
+            value,
+            position_key,
+            position_query,
+            attention_output,
+            attention_norm,
+            up,
+            down,
+            output_norm,
+        })
+    }
+
+    /// Scores of content on positions and of positions on content `[batch, heads, tokens, tokens]`.
+    ///
+    /// `rows` are the [`distance_rows`] of both signs.
+    fn position_scores(
+        &self,
+        query: &Tensor,
+        key: &Tensor,
+        rows: &[Tensor; 2],
+    ) -> Result<Option<Tensor>, ModelError> {
+        let (batch, heads, tokens, _) = query.dims4()?;
+        // Row `a`, column `b` holds the row of the distance from `a` to `b`.
+        let pick = |states: &Tensor, table: &Tensor, rows: &Tensor| -> Result<Tensor, ModelError> {
+            let scores = states.broadcast_matmul(&table.transpose(D::Minus2, D::Minus1)?.unsqueeze(0)?)?;
+            let rows = rows.broadcast_as((batch, heads, tokens, tokens))?.contiguous()?;
+            Ok(scores.contiguous()?.gather(&rows, D::Minus1)?)
+        };
+        let mut sum: Option<Tensor> = None;
+        if let Some(position_key) = &self.position_key {
+            sum = Some(pick(query, position_key, &rows[0])?);
+        }
+        if let Some(position_query) = &self.position_query {
+            let scores = pick(key, position_query, &rows[1])?.transpose(D::Minus2, D::Minus1)?;
+            sum = Some(match sum {
+                Some(sum) => (sum + scores)?,
+                None => scores.contiguous()?,
+            });
+        }
+        Ok(sum)
+    }
+}
+
+impl Classifier for Deberta {
+    fn logits(&self, batch: &Batch) -> Result<Tensor, ModelError> {
+        let mask = batch.mask.as_ref();
+        let mut states = self.words.forward(&batch.ids)?;
+        if let Some(places) = &self.places {
+            states = (states + places.forward(&batch.positions)?)?;
+        }
+        if let Some(types) = &self.types {
+            states = (states + types.forward(&batch.type_ids)?)?;
+        }
+        if let Some(projection) = &self.projection {
+            states = projection.forward(&states)?;
+        }
+        states = zero_padding(&self.norm.forward(&states)?, mask)?;
+        let embedded = states.clone();
+
+        let tokens = states.dim(1)?;
+        let rows = match (&self.config.relative, &self.distances) {
+            (Some(relative), Some(_)) => {
+                let rows = |sign| {
+                    let rows = distance_rows(relative, tokens, sign);
+                    Tensor::from_vec(rows, (1, 1, tokens, tokens), states.device())
+                };
+                Some([rows(1)?, rows(-1)?])
+            }
+            _ => None,
+        };
+        let padding = mask.map(mask_bias).transpose()?;
+        #[expect(clippy::cast_precision_loss, reason = "a head's size")]
+        let scale = 1.0 / ((self.config.head_size * self.config.score_terms) as f64).sqrt();
+        for (at, layer) in self.layers.iter().enumerate() {
+            let part = |dense: &Linear| split_heads(&dense.forward(&states)?, self.heads);
+            let (query, key, value) = (part(&layer.query)?, part(&layer.key)?, part(&layer.value)?);
+            let positions = match &rows {
+                Some(rows) => layer.position_scores(&query, &key, rows)?,
+                None => None,
+            };
+            let positions = positions.map(|scores| scores * scale).transpose()?;
+            let biases: Vec<&Tensor> = positions.iter().chain(&padding).collect();
+            let mixed = attend(&query, &key, &value, scale, &biases)?;
+            let attended = (layer.attention_output.forward(&mixed)? + &states)?;
+            let attended = layer.attention_norm.forward(&attended)?;
+            let wide = activate(self.activation, &layer.up.forward(&attended)?)?;
+            states = layer.output_norm.forward(&(layer.down.forward(&wide)? + attended)?)?;
+            if let (0, Some((convolution, activation, norm))) = (at, &self.convolution) {
+                let mixed = convolution.forward(&embedded.transpose(1, 2)?.contiguous()?)?;
+                let mixed = zero_padding(&mixed.transpose(1, 2)?.contiguous()?, mask)?;
+                let mixed = (activate(*activation, &mixed)? + &states)?;
+                states = zero_padding(&norm.forward(&mixed)?, mask)?;
+            }
+        }
+        self.head.logits(&first_token(&states)?)
+    }
+}
+
+/// Rows of the distance table for every pair of tokens `[tokens·tokens]`, each in `0..2·span`: of
+/// the distance from the first to the second (`sign` 1) or from the second to the first (-1). The
+/// clamp is not symmetric, so one does not follow from the other.
+fn distance_rows(relative: &Relative, tokens: usize, sign: i64) -> Vec<u32> {
+    let span = i64::try_from(relative.span()).unwrap_or(i64::MAX / 4);
+    let mut rows = Vec::with_capacity(tokens * tokens);
+    for query in 0..tokens {
+        for key in 0..tokens {
+            let distance = query as i64 - key as i64;
+            let bucket = relative
+                .buckets
+                .map_or(distance, |buckets| log_bucket(distance, buckets, relative.distance_max));
+            rows.push(u32::try_from((sign * bucket + span).clamp(0, span * 2 - 1)).unwrap_or(0));
+        }
+    }
+    rows
+}
+
+/// Near distances have a bucket each, far ones share by logarithm. In f32 as in the reference:
+/// the rounding decides the bucket at the borders.
+#[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "as the reference")]
+fn log_bucket(distance: i64, buckets: usize, distance_max: usize) -> i64 {
+    let middle = (buckets / 2) as i64;
+    if distance.abs() <= middle {
+        return distance;
+    }
+    let far = (distance.abs() as f32 / middle as f32).ln();
+    let farthest = (((distance_max - 1) as f64 / middle as f64) as f32).ln();
+    let bucket = (far / farthest * (middle - 1) as f32).ceil() as i64 + middle;
+    bucket * distance.signum()
+}

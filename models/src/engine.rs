@@ -1,0 +1,65 @@
+//! What computes: the trait behind which engines differ.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::error::ModelError;
+use crate::tokenize::Encoding;
+
+/// Computes logits. An answer never depends on what else is in the batch.
+pub trait Engine: Send + Sync + fmt::Debug {
+    /// Logits `[sequences][labels]` of a batch of sequences of any lengths.
+    ///
+    /// # Errors
+    /// A sequence that is empty or longer than the model's positions, a token id out of range, or
+    /// a failure of the device.
+    fn forward(&self, batch: &[&Encoding]) -> Result<Vec<Vec<f32>>, ModelError>;
+
+    /// The engine's name.
+    fn name(&self) -> &'static str;
+
+    /// The precision of its products.
+    fn precision(&self) -> Precision;
+
+    /// The device that it runs on.
+    fn device(&self) -> String;
+
+    /// Bytes of weights in the device's memory.
+    fn resident_bytes(&self) -> u64;
+}
+
+/// Precision of the matrix products.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// The fastest one that agrees with f32.
+    #[default]
+    Auto,
+    /// IEEE single.
+    F32,
+    /// bfloat16 products, f32 sums.
+    Bf16,
+    /// 8-bit integer products, 32-bit sums.
+    Int8,
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
+        })
+    }
+}
+
+impl FromStr for Precision {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        [Self::Auto, Self::F32, Self::Bf16, Self::Int8]
+            .into_iter()
+            .find(|precision| precision.to_string() == text)
+            .ok_or_else(|| format!("`{text}` is none of auto, f32, bf16, int8"))
+    }
+}

@@ -1,0 +1,192 @@
+//! A Hugging Face model folder, all but its weights.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::config::{Architecture, ModelConfig};
+use crate::engine::Precision;
+use crate::error::ModelError;
+use crate::labels::Labels;
+use crate::manifest::Manifest;
+use crate::weights::WeightFiles;
+
+/// What is known of a model before its weights are read.
+#[derive(Clone, Debug)]
+pub struct ModelFolder {
+    name: String,
+    path: PathBuf,
+    revision: String,
+    config: ModelConfig,
+    labels: Labels,
+    manifest: Manifest,
+    tokens_max: usize,
+    pub(crate) weights: WeightFiles,
+}
+
+/// A sub-folder of the models folder that looks like a model.
+#[derive(Debug)]
+pub struct Found {
+    /// The manifest's name, or the folder's.
+    pub name: String,
+    /// The model, or what is wrong with it.
+    pub folder: Result<ModelFolder, ModelError>,
+}
+
+/// All model folders directly in `models_dir`, by name; or `models_dir` itself if it is one. A
+/// broken one hides no other.
+///
+/// # Errors
+/// `models_dir` cannot be read, or two models have one name.
+pub fn discover(models_dir: &Path) -> Result<Vec<Found>, ModelError> {
+    let io = |error| ModelError::io(models_dir, error);
+    let mut paths = Vec::new();
+    if models_dir.join("config.json").is_file() {
+        paths.push(models_dir.to_owned());
+    } else {
+        for entry in std::fs::read_dir(models_dir).map_err(io)? {
+            let path = entry.map_err(io)?.path();
+            if path.join("config.json").is_file() {
+                paths.push(path);
+            }
+        }
+    }
+    let mut found: Vec<Found> = paths
+        .into_iter()
+        .map(|path| match ModelFolder::open(&path) {
+            Ok(folder) => Found { name: folder.name.clone(), folder: Ok(folder) },
+            Err(error) => Found { name: folder_name(&path), folder: Err(error) },
+        })
+        .collect();
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    if let Some(pair) = found.windows(2).find(|pair| pair[0].name == pair[1].name) {
+        let reason = format!("two models are called `{}`", pair[0].name);
+        return Err(ModelError::bad_file(models_dir, reason));
+    }
+    Ok(found)
+}
+
+fn folder_name(path: &Path) -> String {
+    let absolute = path.canonicalize();
+    let path = absolute.as_deref().unwrap_or(path);
+    path.file_name().map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
+impl ModelFolder {
+    /// Reads `config.json`, the tokenizer's settings, `postsort.toml` and the weights' headers.
+    ///
+    /// # Errors
+    /// Says which file, setting or tensor is wrong, and how.
+    pub fn open(path: &Path) -> Result<Self, ModelError> {
+        let manifest = Manifest::read(path)?;
+        let (config_bytes, config_json) = read_json(&path.join("config.json"))?;
+        let config = ModelConfig::new(&config_json)?;
+        let (tokenizer_bytes, _) = read_json(&path.join("tokenizer.json"))?;
+        let weights = WeightFiles::open(path)?;
+        let rows = classifier_rows(&config, &weights)?;
+        let labels = Labels::new(&config_json, rows, &manifest)?;
+        let mut digest = blake3::Hasher::new();
+        digest.update(&config_bytes).update(&tokenizer_bytes).update(&weights.fingerprint);
+        if let Ok(bytes) = std::fs::read(path.join("postsort.toml")) {
+            digest.update(&bytes);
+        }
+        let revision = digest.finalize().to_hex()[..16].to_owned();
+        let tokens_max = [Some(config.tokens_max()), model_max_length(path)?, manifest.tokens_max];
+        let tokens_max = tokens_max.into_iter().flatten().min().unwrap_or(512);
+        let name = manifest.name.clone().unwrap_or_else(|| folder_name(path));
+        let path = path.to_owned();
+        Ok(Self { name, path, revision, config, labels, manifest, tokens_max, weights })
+    }
+
+    /// The model's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// 16 hex digits that change with whatever could change an answer.
+    #[must_use]
+    pub fn revision(&self) -> &str {
+        &self.revision
+    }
+
+    /// The checked `config.json`.
+    #[must_use]
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The labels.
+    #[must_use]
+    pub fn labels(&self) -> &Labels {
+        &self.labels
+    }
+
+    /// The model's own settings.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Most tokens of a sequence, special tokens included: the least of what the tokenizer, the
+    /// positions and the manifest allow.
+    #[must_use]
+    pub fn tokens_max(&self) -> usize {
+        self.tokens_max
+    }
+
+    /// Bytes of the weights on disk.
+    #[must_use]
+    pub fn weight_bytes(&self) -> u64 {
+        self.weights.bytes()
+    }
+
+    /// Bytes that the loaded model will take. Every engine of today holds f32.
+    #[must_use]
+    pub fn resident_bytes_estimate(&self, _precision: Precision) -> u64 {
+        self.weights.elements() * 4
+    }
+}
+
+fn read_json(path: &Path) -> Result<(Vec<u8>, Value), ModelError> {
+    let bytes = std::fs::read(path).map_err(|error| ModelError::io(path, error))?;
+    let json = serde_json::from_slice(&bytes).map_err(|error| ModelError::bad_file(path, error))?;
+    Ok((bytes, json))
+}
+
+/// The tokenizer's own limit. transformers writes 10^30 where there is none.
+fn model_max_length(folder: &Path) -> Result<Option<usize>, ModelError> {
+    let path = folder.join("tokenizer_config.json");
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let (_, json) = read_json(&path)?;
+    let limit = json.get("model_max_length").and_then(Value::as_f64);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within 1..1e9")]
+    Ok(limit.filter(|limit| (1.0..1e9).contains(limit)).map(|limit| limit as usize))
+}
+
+/// How many labels there are, from the tensor that makes the logits.
+fn classifier_rows(config: &ModelConfig, weights: &WeightFiles) -> Result<usize, ModelError> {
+    let tensor = match config.architecture {
+        Architecture::Roberta | Architecture::XlmRoberta | Architecture::Electra => {
+            "classifier.out_proj.weight"
+        }
+        _ => "classifier.weight",
+    };
+    match weights.shape(tensor) {
+        Some(&[rows, _]) if rows > 0 => Ok(rows),
+        Some(found) => Err(ModelError::Shape {
+            tensor: tensor.to_owned(),
+            expected: vec![1, config.hidden],
+            found: found.to_vec(),
+        }),
+        None => Err(ModelError::MissingTensor { tensor: tensor.to_owned() }),
+    }
+}

@@ -1,0 +1,245 @@
+//! From logits to named scores.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::error::ModelError;
+use crate::manifest::{Aggregation, Manifest};
+
+/// A model's labels and what its logits mean.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Labels {
+    names: Vec<String>,
+    problem: Problem,
+    /// The label that a manifest's threshold names: the one that windows are searched for.
+    watched: Option<usize>,
+}
+
+/// `problem_type` of `config.json`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Problem {
+    /// Exactly one label holds.
+    SingleLabel,
+    /// Each label holds or not.
+    MultiLabel,
+    /// The logits are values.
+    Regression,
+}
+
+/// How logits become scores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ScoreFunction {
+    /// Scores that add up to 1.
+    Softmax,
+    /// A score from 0 to 1 for each label on its own.
+    Sigmoid,
+    /// The logits.
+    None,
+}
+
+/// A label by its position in [`Labels::names`], with its score.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LabelScore {
+    /// Position in [`Labels::names`].
+    pub index: usize,
+    /// Its score.
+    pub score: f32,
+}
+
+impl Labels {
+    /// From `config.json` and the number of rows of the classifier.
+    pub(crate) fn new(config: &Value, rows: usize, manifest: &Manifest) -> Result<Self, ModelError> {
+        let names = match config.get("id2label").and_then(Value::as_object) {
+            Some(map) if !map.is_empty() => {
+                if map.len() != rows {
+                    let reason = format!("has {} labels, the classifier has {rows} rows", map.len());
+                    return Err(ModelError::bad_config("id2label", reason));
+                }
+                let name = |id: usize| {
+                    let name = map.get(&id.to_string()).and_then(Value::as_str);
+                    name.map(str::to_owned).ok_or_else(|| {
+                        ModelError::bad_config("id2label", format!("has no text for label {id}"))
+                    })
+                };
+                (0..rows).map(name).collect::<Result<_, _>>()?
+            }
+            // What transformers calls them, and leaves out of the file.
+            _ => (0..rows).map(|id| format!("LABEL_{id}")).collect::<Vec<_>>(),
+        };
+        let problem = match config.get("problem_type").and_then(Value::as_str) {
+            None | Some("single_label_classification") => Problem::SingleLabel,
+            Some("multi_label_classification") => Problem::MultiLabel,
+            Some("regression") => Problem::Regression,
+            Some(other) => {
+                return Err(ModelError::bad_config("problem_type", format!("`{other}` is unknown")));
+            }
+        };
+        for label in manifest.thresholds.keys() {
+            if !names.contains(label) {
+                let reason = format!("has no `{label}`, which postsort.toml sets a threshold for");
+                return Err(ModelError::bad_config("id2label", reason));
+            }
+        }
+        let watched = manifest.thresholds.keys().next();
+        let watched = watched.and_then(|label| names.iter().position(|name| name == label));
+        Ok(Self { names, problem, watched })
+    }
+
+    /// Names, in the order of the logits.
+    #[must_use]
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// What the logits mean.
+    #[must_use]
+    pub const fn problem(&self) -> Problem {
+        self.problem
+    }
+
+    /// Sigmoid for several labels at once and for a single logit, else softmax.
+    #[must_use]
+    pub fn default_function(&self) -> ScoreFunction {
+        match self.problem {
+            Problem::MultiLabel => ScoreFunction::Sigmoid,
+            Problem::Regression if self.names.len() > 1 => ScoreFunction::None,
+            _ if self.names.len() == 1 => ScoreFunction::Sigmoid,
+            _ => ScoreFunction::Softmax,
+        }
+    }
+
+    /// Scores in descending order, equal ones in the order of the labels. `temperature` divides
+    /// the logits, but not those that are asked for as they are.
+    #[must_use]
+    pub fn scores(&self, logits: &[f32], function: ScoreFunction, temperature: f32) -> Vec<LabelScore> {
+        let scores = match function {
+            ScoreFunction::None => logits.to_vec(),
+            ScoreFunction::Sigmoid => {
+                logits.iter().map(|logit| 1.0 / (1.0 + (-logit / temperature).exp())).collect()
+            }
+            ScoreFunction::Softmax => softmax(logits, temperature),
+        };
+        let mut scores: Vec<LabelScore> = scores
+            .into_iter()
+            .take(self.names.len())
+            .enumerate()
+            .map(|(index, score)| LabelScore { index, score })
+            .collect();
+        scores.sort_by(|a, b| b.score.total_cmp(&a.score));
+        scores
+    }
+}
+
+fn softmax(logits: &[f32], temperature: f32) -> Vec<f32> {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let powers: Vec<f32> = logits.iter().map(|logit| ((logit - max) / temperature).exp()).collect();
+    let sum: f32 = powers.iter().sum();
+    powers.into_iter().map(|power| power / sum).collect()
+}
+
+/// One answer out of the logits `[windows][labels]` of a long text's windows.
+///
+/// `Mean`: the mean of the logits. `Max`: where labels hold independently, each label's largest
+/// logit; else the logits of the window that is surest of the label that the manifest sets a
+/// threshold for (a mail is spam if a part of it is), or of any label if it sets none.
+#[must_use]
+pub fn aggregate(windows: &[Vec<f32>], labels: &Labels, aggregation: Aggregation) -> Vec<f32> {
+    let [first, rest @ ..] = windows else { return Vec::new() };
+    if rest.is_empty() {
+        return first.clone();
+    }
+    match (aggregation, labels.problem) {
+        (Aggregation::Max, Problem::SingleLabel) => {
+            let certainty = |logits: &Vec<f32>| {
+                let scores = softmax(logits, 1.0);
+                match labels.watched {
+                    Some(label) => scores.get(label).copied().unwrap_or(0.0),
+                    None => scores.into_iter().fold(0.0, f32::max),
+                }
+            };
+            let best = windows.iter().max_by(|a, b| certainty(a).total_cmp(&certainty(b)));
+            best.unwrap_or(first).clone()
+        }
+        (Aggregation::Max, _) => fold(first, rest, f32::max),
+        (Aggregation::Mean, _) => {
+            let sum = fold(first, rest, |a, b| a + b);
+            #[expect(clippy::cast_precision_loss, reason = "a handful of windows")]
+            let count = windows.len() as f32;
+            sum.into_iter().map(|logit| logit / count).collect()
+        }
+    }
+}
+
+fn fold(first: &[f32], rest: &[Vec<f32>], join: impl Fn(f32, f32) -> f32) -> Vec<f32> {
+    let mut all = first.to_vec();
+    for window in rest {
+        for (joined, logit) in all.iter_mut().zip(window) {
+            *joined = join(*joined, *logit);
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{Labels, ScoreFunction, aggregate};
+    use crate::manifest::{Aggregation, Manifest};
+
+    fn labels(config: &serde_json::Value, rows: usize) -> Labels {
+        Labels::new(config, rows, &Manifest::default()).expect("valid")
+    }
+
+    #[test]
+    fn names_and_functions_follow_the_config() {
+        let ten: serde_json::Map<_, _> =
+            (0..11).map(|id| (id.to_string(), json!(format!("l{id}")))).collect();
+        let many = labels(&json!({"id2label": ten, "problem_type": "multi_label_classification"}), 11);
+        assert_eq!(many.names()[10], "l10", "keys are numbers, not texts");
+        assert_eq!(many.default_function(), ScoreFunction::Sigmoid);
+        assert_eq!(labels(&json!({}), 2).names(), ["LABEL_0", "LABEL_1"]);
+        assert_eq!(labels(&json!({}), 2).default_function(), ScoreFunction::Softmax);
+        assert_eq!(labels(&json!({}), 1).default_function(), ScoreFunction::Sigmoid);
+        assert_eq!(
+            labels(&json!({"problem_type": "regression"}), 1).default_function(),
+            ScoreFunction::Sigmoid
+        );
+        for wrong in [
+            json!({"id2label": {"0": "a"}}),
+            json!({"id2label": {"0": "a", "7": "b"}}),
+            json!({"problem_type": "guess"}),
+        ] {
+            assert!(Labels::new(&wrong, 2, &Manifest::default()).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn scores_are_sorted_and_calibrated() {
+        let two = labels(&json!({}), 2);
+        let scores = two.scores(&[0.0, 2.0], ScoreFunction::Softmax, 2.0);
+        assert_eq!(scores[0].index, 1);
+        assert!((scores[0].score - 0.731_058_6).abs() < 1e-6);
+        assert!((scores[0].score + scores[1].score - 1.0).abs() < 1e-6);
+        let raw = two.scores(&[3.0, -1.0], ScoreFunction::None, 2.0);
+        assert_eq!((raw[0].score, raw[1].score), (3.0, -1.0));
+        let huge = two.scores(&[1e30, -1e30], ScoreFunction::Softmax, 1.0);
+        assert_eq!((huge[0].score, huge[1].score), (1.0, 0.0));
+    }
+
+    #[test]
+    fn windows_become_one_answer() {
+        let windows = [vec![2.0, 0.0], vec![0.0, 1.0], vec![3.0, 0.0]];
+        let two = labels(&json!({}), 2);
+        assert_eq!(aggregate(&windows, &two, Aggregation::Max), [3.0, 0.0], "the surest");
+        let manifest = Manifest { thresholds: [("LABEL_1".to_owned(), 0.5)].into(), ..Manifest::default() };
+        let watching = Labels::new(&json!({}), 2, &manifest).expect("valid");
+        assert_eq!(aggregate(&windows, &watching, Aggregation::Max), [0.0, 1.0], "the watched label");
+        let multi = labels(&json!({"problem_type": "multi_label_classification"}), 2);
+        assert_eq!(aggregate(&windows, &multi, Aggregation::Max), [3.0, 1.0]);
+        let mean = aggregate(&windows, &two, Aggregation::Mean);
+        assert!((mean[0] - 5.0 / 3.0).abs() < 1e-6 && (mean[1] - 1.0 / 3.0).abs() < 1e-6);
+    }
+}

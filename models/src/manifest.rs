@@ -1,0 +1,92 @@
+//! `postsort.toml` in a model folder: what the Hugging Face files do not say.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::engine::Precision;
+use crate::error::ModelError;
+
+/// A model's own settings. Without the file: plain `transformers` behaviour.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Manifest {
+    /// The model's name; the folder's unless given.
+    pub name: Option<String>,
+    /// What to do with text beyond the limit.
+    pub long: LongText,
+    /// How the windows of a long text become one answer.
+    pub aggregation: Aggregation,
+    /// Logits are divided by it before they become scores (Guo et al. 2017).
+    pub temperature: f32,
+    /// Score from which on a label holds.
+    pub thresholds: BTreeMap<String, f32>,
+    /// Most tokens of a sequence, if less than the model could.
+    pub tokens_max: Option<usize>,
+    /// Precision, if not the server's choice.
+    pub precision: Option<Precision>,
+}
+
+impl Default for Manifest {
+    fn default() -> Self {
+        Self {
+            name: None,
+            long: LongText::default(),
+            aggregation: Aggregation::default(),
+            temperature: 1.0,
+            thresholds: BTreeMap::new(),
+            tokens_max: None,
+            precision: None,
+        }
+    }
+}
+
+/// What to do with text beyond the model's limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LongText {
+    /// Read the head, as `transformers` does with `truncation=True`.
+    #[default]
+    Truncate,
+    /// Read head and tail.
+    HeadTail,
+    /// Read overlapping windows, the subject in each.
+    Window,
+}
+
+/// How the windows of a long text become one answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Aggregation {
+    /// The strongest window: see [`crate::aggregate`].
+    #[default]
+    Max,
+    /// The mean of the windows' logits.
+    Mean,
+}
+
+impl Manifest {
+    /// Reads a folder's `postsort.toml`, if it has one.
+    pub(crate) fn read(folder: &Path) -> Result<Self, ModelError> {
+        let path = folder.join("postsort.toml");
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) => return Err(ModelError::io(&path, error)),
+        };
+        let manifest: Self =
+            toml::from_str(&text).map_err(|error| ModelError::bad_file(&path, error.message()))?;
+        let wrong = |reason: &str| Err(ModelError::bad_file(&path, reason));
+        if !(manifest.temperature.is_finite() && manifest.temperature > 0.0) {
+            return wrong("`temperature` must be above 0");
+        }
+        if manifest.thresholds.values().any(|threshold| !(0.0..=1.0).contains(threshold)) {
+            return wrong("`thresholds` must lie between 0 and 1");
+        }
+        if manifest.tokens_max.is_some_and(|tokens| tokens < 8) {
+            return wrong("`tokens_max` must be at least 8");
+        }
+        Ok(manifest)
+    }
+}
