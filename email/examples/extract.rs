@@ -1,27 +1,31 @@
-//! Reads every file of the given folders; prints how many fail and how long a mail takes.
+//! Prints the text that a model reads of each mail, as JSON lines: `extract FILE|DIR...`.
 
-use std::time::Instant;
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
 
 use postsort_email::{Limits, read_rfc822};
 
 fn main() -> std::io::Result<()> {
-    let (mut nanos, mut failures) = (Vec::new(), 0);
-    for dir in std::env::args().skip(1) {
-        for entry in std::fs::read_dir(dir)? {
-            let raw = std::fs::read(entry?.path())?;
-            let started = Instant::now();
-            failures += usize::from(read_rfc822(&raw, &Limits::default()).is_err());
-            nanos.push(started.elapsed().as_nanos());
+    let mut out = BufWriter::new(std::io::stdout().lock());
+    for argument in std::env::args_os().skip(1).map(PathBuf::from) {
+        let mut paths = vec![argument];
+        if paths[0].is_dir() {
+            paths = std::fs::read_dir(&paths[0])?
+                .map(|entry| Ok(entry?.path()))
+                .collect::<std::io::Result<_>>()?;
+            paths.sort();
+        }
+        for path in paths {
+            match read_rfc822(&std::fs::read(&path)?, &Limits::default()) {
+                Ok(mail) => {
+                    let subject = mail.subject.clone();
+                    let text = mail.into_model_text().text;
+                    let line = serde_json::json!({"path": path, "subject": subject, "text": text});
+                    writeln!(out, "{line}")?;
+                }
+                Err(error) => eprintln!("{}: {error}", path.display()),
+            }
         }
     }
-    nanos.sort_unstable();
-    let at = |share: usize| nanos.get(nanos.len() * share / 100).map_or(0, |nanos| nanos / 1_000);
-    println!(
-        "{} mails, {failures} without text; median {} µs, p90 {} µs, p99 {} µs",
-        nanos.len(),
-        at(50),
-        at(90),
-        at(99)
-    );
-    Ok(())
+    out.flush()
 }

@@ -7,7 +7,9 @@ pub(crate) fn strip_list_tags(subject: &str) -> String {
     while let Some(open) = rest.find('[') {
         let (head, tail) = rest.split_at(open);
         stripped.push_str(head);
-        let Some(close) = tail.find(']').filter(|&close| is_list_name(&tail[1..close])) else {
+        let near = &tail.as_bytes()[..tail.len().min(LIST_NAME_BYTES_MAX + 2)];
+        let close = near.iter().position(|&byte| byte == b']');
+        let Some(close) = close.filter(|&close| is_list_name(&tail[1..close])) else {
             stripped.push('[');
             rest = &tail[1..];
             continue;
@@ -18,31 +20,28 @@ pub(crate) fn strip_list_tags(subject: &str) -> String {
     stripped.trim().to_owned()
 }
 
+const LIST_NAME_BYTES_MAX: usize = 30;
+
 /// List names are short words such as `Razor-users` or `ILUG`; `[50% off]` is none.
 fn is_list_name(name: &str) -> bool {
-    (2..=30).contains(&name.len())
+    (2..=LIST_NAME_BYTES_MAX).contains(&name.len())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_. ".contains(&b))
         && name.bytes().any(|b| b.is_ascii_alphabetic())
 }
 
 /// The body without its signature and the footer that a list added. Expects single line breaks.
 pub(crate) fn cut_footer(body: &str) -> &str {
+    // A rule in the middle of a newsletter is no footer: only the last lines are looked at.
+    let tail_start = body.rmatch_indices('\n').nth(FOOTER_LINES_MAX).map_or(0, |(at, _)| at + 1);
+    let mut line_start = tail_start;
     let mut end = body.len();
-    let mut line_start = 0;
-    // Far enough for the longest footers; a rule in the middle of a newsletter is no footer.
-    const FOOTER_LINES_MAX: usize = 12;
-    for line in body.split_inclusive('\n') {
-        let trimmed = line.trim();
+    for line in body[tail_start..].split_inclusive('\n') {
         let after = &body[line_start + line.len()..];
-        let is_end = match trimmed {
+        let is_end = match line.trim() {
             // RFC 3676, §4.3. White space at its end is gone after normalising.
-            "--" => after.lines().count() <= FOOTER_LINES_MAX,
-            rule if is_rule(rule) => {
-                let lines = after.lines().count();
-                lines <= FOOTER_LINES_MAX && says_list(after)
-            }
-            first if is_footer_start(first) => true,
-            _ => false,
+            "--" => true,
+            rule if is_rule(rule) => says_list(after),
+            first => is_footer_start(first),
         };
         if is_end && line_start > 0 {
             end = line_start;
@@ -50,7 +49,20 @@ pub(crate) fn cut_footer(body: &str) -> &str {
         }
         line_start += line.len();
     }
-    body[..end].trim_end()
+    cut_list_address(body[..end].trim_end())
+}
+
+/// Longest footer.
+const FOOTER_LINES_MAX: usize = 16;
+
+/// Some lists end each mail with their address and nothing else.
+fn cut_list_address(body: &str) -> &str {
+    match body.rsplit_once('\n') {
+        Some((before, last)) if last.contains("/mailman/listinfo/") && !last.contains(' ') => {
+            before.trim_end()
+        }
+        _ => body,
+    }
 }
 
 fn is_rule(line: &str) -> bool {
@@ -60,12 +72,14 @@ fn is_rule(line: &str) -> bool {
 
 fn is_footer_start(line: &str) -> bool {
     const STARTS: [&str; 4] = [
-        "This sf.net email is sponsored by:",
+        "-----BEGIN PGP SIGNATURE-----",
         "This SF.NET email is sponsored by:",
         "To unsubscribe from this group, send an email to:",
         "------------------------ Yahoo! Groups Sponsor",
     ];
-    STARTS.iter().any(|start| line.get(..start.len()).is_some_and(|head| head.eq_ignore_ascii_case(start)))
+    STARTS
+        .iter()
+        .any(|start| line.get(..start.len()).is_some_and(|head| head.eq_ignore_ascii_case(start)))
 }
 
 fn says_list(footer: &str) -> bool {
@@ -116,5 +130,12 @@ mod tests {
         assert_eq!(cut_footer(letter), letter);
         assert_eq!(cut_footer("--\nall signature"), "--\nall signature");
         assert_eq!(cut_footer(""), "");
+        let early = "Hi\n--\n".to_owned() + &"more\n".repeat(40) + "end";
+        assert_eq!(cut_footer(&early), early);
+        assert_eq!(cut_footer("Hi\nhttp://xent.com/mailman/listinfo/fork"), "Hi");
+        assert_eq!(
+            cut_footer("http://xent.com/mailman/listinfo/fork"),
+            "http://xent.com/mailman/listinfo/fork"
+        );
     }
 }

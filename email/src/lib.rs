@@ -6,9 +6,11 @@
 #![forbid(unsafe_code)]
 
 mod boilerplate;
+mod decode;
 mod html;
 mod mail;
 mod normalize;
+mod outline;
 
 pub use mail::{
     Attachment, EmailError, Limits, MailFields, MailText, ModelText, read_fields, read_rfc822,

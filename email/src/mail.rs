@@ -2,12 +2,14 @@
 
 use std::borrow::Cow;
 
-use mail_parser::{Encoding, Message, MessageParser, MessagePart, MimeHeaders, PartType};
+use mail_parser::{Message, MessageParser, MessagePart, MimeHeaders, PartType};
 use serde::Deserialize;
 
 use crate::boilerplate::{cut_footer, strip_list_tags};
+use crate::decode::{is_damaged_text, visible_part};
 use crate::html::visible_text;
 use crate::normalize::normalize;
+use crate::outline::{check_outline, check_shape, take_apart};
 
 /// Bounds against mail made to cost time or memory.
 #[derive(Clone, Copy, Debug)]
@@ -120,19 +122,21 @@ pub fn read_rfc822(raw: &[u8], limits: &Limits) -> Result<MailText, EmailError> 
         return Err(EmailError::TooLarge { bytes: raw.len(), bytes_max: limits.bytes_max });
     }
     let raw = skip_mbox_line(raw);
+    check_outline(raw, limits)?;
     let Some(message) = MessageParser::default().parse(raw) else {
         return finish("", &String::from_utf8_lossy(raw), Vec::new(), limits);
     };
-    check_shape(&message, limits)?;
+    if let Err(error) = check_shape(&message, limits) {
+        take_apart(message);
+        return Err(error);
+    }
     let subject = message.subject().unwrap_or_default();
     let mut body = body_text(&message, limits);
     if body.trim().is_empty() {
         body = attached_text(&message, limits);
     }
-    let first_line = raw.split(|&byte| byte == b'\n').next().unwrap_or_default();
-    if body.trim().is_empty() && subject.is_empty() && !first_line.contains(&b':') {
-        // No header in front: not a message, but perhaps a bare body.
-        body = Cow::Owned(String::from_utf8_lossy(raw).into_owned());
+    if body.trim().is_empty() {
+        body = undelimited_text(&message, raw, subject);
     }
     finish(subject, &body, attachments(&message), limits)
 }
@@ -184,7 +188,8 @@ fn finish(
     attachments: Vec<Attachment>,
     limits: &Limits,
 ) -> Result<MailText, EmailError> {
-    let (subject, in_subject) = normalize(head(subject, limits.text_bytes_max));
+    let (subject, in_subject) =
+        normalize(head(subject, limits.text_bytes_max.min(SUBJECT_BYTES_MAX)));
     let (body, in_body) = normalize(head(body, limits.text_bytes_max));
     let subject = strip_list_tags(&subject.replace('\n', " "));
     let body = cut_footer(&body).to_owned();
@@ -193,6 +198,9 @@ fn finish(
     }
     Ok(MailText { subject, body, attachments, zero_width_removed: in_subject + in_body })
 }
+
+/// Longest subject that is read: more than any mail program shows.
+const SUBJECT_BYTES_MAX: usize = 4_096;
 
 /// The head of a text, cut between characters.
 fn head(text: &str, bytes_max: usize) -> &str {
@@ -206,78 +214,46 @@ fn skip_mbox_line(raw: &[u8]) -> &[u8] {
     raw.iter().position(|&byte| byte == b'\n').map_or(raw, |end| &raw[end + 1..])
 }
 
-/// Breadth first, without recursion: depth is what an attacker chooses.
-fn check_shape(message: &Message<'_>, limits: &Limits) -> Result<(), EmailError> {
-    let (depth_max, parts_max) = (limits.depth_max, limits.parts_max);
-    let mut parts = 0;
-    let mut open: Vec<(&Message<'_>, usize, usize)> = vec![(message, 0, 1)];
-    while let Some((message, part, depth)) = open.pop() {
-        if depth > depth_max {
-            return Err(EmailError::TooDeep { depth_max });
-        }
-        parts += 1;
-        if parts > parts_max {
-            let parts = parts.max(message.parts.len());
-            return Err(EmailError::TooManyParts { parts, parts_max });
-        }
-        match message.parts.get(part).map(|part| &part.body) {
-            Some(PartType::Multipart(children)) => {
-                open.extend(children.iter().map(|&child| (message, child as usize, depth + 1)));
-            }
-            Some(PartType::Message(attached)) => open.push((attached, 0, depth + 1)),
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
 fn body_text<'a>(message: &'a Message<'_>, limits: &Limits) -> Cow<'a, str> {
-    let mut body: Cow<'a, str> = Cow::Borrowed("");
-    for &id in &message.text_body {
-        let Some(part) = message.parts.get(id as usize) else { continue };
-        let text: Cow<'a, str> = match &part.body {
-            PartType::Text(text) => plain_text(message, part, text),
-            PartType::Html(html) => Cow::Owned(visible_text(html, limits.text_bytes_max)),
-            _ => continue,
-        };
-        if body.is_empty() {
-            body = text;
-        } else if body.len() < limits.text_bytes_max {
-            let body = body.to_mut();
-            body.push('\n');
-            body.push_str(&text);
-        }
-    }
-    if !body.trim().is_empty() {
+    let body = joined(message, message.text_body.iter().copied(), limits);
+    if body.trim().len() > STUB_BYTES_MAX {
         return body;
     }
-    // An empty plain part beside the real, HTML one.
-    let html = message.html_body.iter().filter_map(|&id| message.parts.get(id as usize));
-    let html = html.filter_map(|part| match &part.body {
-        PartType::Html(html) => Some(visible_text(html, limits.text_bytes_max)),
-        _ => None,
-    });
-    Cow::Owned(html.collect::<Vec<_>>().join("\n"))
+    // An empty plain part, or "your program cannot show this", beside the real, HTML one; or text
+    // that the parser takes for an attachment because it could not decode it.
+    let html = message.html_body.iter().copied().filter(|id| !message.text_body.contains(id));
+    let damaged = message
+        .attachments
+        .iter()
+        .copied()
+        .filter(|&id| message.parts.get(id as usize).is_some_and(is_damaged_text));
+    let other = joined(message, html.chain(damaged).take(PARTS_JOINED_MAX), limits);
+    if other.len() > 4 * body.trim().len() { other } else { body }
 }
 
-/// Text that came without a charset and is not UTF-8 is Windows-1252, as the WHATWG Encoding
-/// Standard and mail programs have it.
-fn plain_text<'a>(
+fn joined<'a>(
     message: &'a Message<'_>,
-    part: &'a MessagePart<'_>,
-    text: &'a str,
+    ids: impl Iterator<Item = u32>,
+    limits: &Limits,
 ) -> Cow<'a, str> {
-    let unnamed = part.content_type().is_none_or(|kind| {
-        kind.attribute("charset").is_none_or(|name| name.eq_ignore_ascii_case("us-ascii"))
-    });
-    if unnamed && part.encoding == Encoding::None && text.contains('\u{fffd}') {
-        let (start, end) = (part.offset_body as usize, part.offset_end as usize);
-        if let Some(bytes) = message.raw_message.get(start..end) {
-            return encoding_rs::WINDOWS_1252.decode_without_bom_handling(bytes).0.into_owned().into();
+    let mut joined: Cow<'a, str> = Cow::Borrowed("");
+    for part in ids.filter_map(|id| message.parts.get(id as usize)) {
+        let Some(text) = visible_part(message, part, limits.text_bytes_max) else { continue };
+        if joined.is_empty() {
+            joined = text;
+        } else if joined.len() < limits.text_bytes_max {
+            let joined = joined.to_mut();
+            joined.push('\n');
+            joined.push_str(&text);
         }
     }
-    Cow::Borrowed(text)
+    joined
 }
+
+/// Longest plain part that a much longer HTML one replaces.
+const STUB_BYTES_MAX: usize = 100;
+/// Most such parts that are read as one body.
+const PARTS_JOINED_MAX: usize = 16;
 
 /// The text of the first attached message that has one: a bare forward.
 fn attached_text<'a>(message: &'a Message<'_>, limits: &Limits) -> Cow<'a, str> {
@@ -293,6 +269,20 @@ fn attached_text<'a>(message: &'a Message<'_>, limits: &Limits) -> Cow<'a, str> 
         }
     }
     Cow::Borrowed("")
+}
+
+/// The text of what is no message or of a multipart without the delimiters that it promised.
+fn undelimited_text<'a>(message: &Message<'_>, raw: &'a [u8], subject: &str) -> Cow<'a, str> {
+    let first_line = raw.split(|&byte| byte == b'\n').next().unwrap_or_default();
+    if subject.is_empty() && !first_line.contains(&b':') {
+        return String::from_utf8_lossy(raw);
+    }
+    match message.parts.as_slice() {
+        [root] if root.content_type().is_some_and(|kind| kind.ctype() == "multipart") => {
+            String::from_utf8_lossy(raw.get(root.offset_body as usize..).unwrap_or_default())
+        }
+        _ => Cow::Borrowed(""),
+    }
 }
 
 fn attachments(message: &Message<'_>) -> Vec<Attachment> {

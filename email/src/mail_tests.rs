@@ -7,7 +7,11 @@ fn read(raw: impl AsRef<[u8]>) -> MailText {
         .flat_map(|&byte| if byte == b'\n' { vec![b'\r', b'\n'] } else { vec![byte] })
         .collect();
     let read = read_rfc822(raw, &Limits::default()).expect("readable");
-    assert_eq!(read_rfc822(&crlf, &Limits::default()).expect("readable"), read, "CRLF reads the same");
+    assert_eq!(
+        read_rfc822(&crlf, &Limits::default()).expect("readable"),
+        read,
+        "CRLF reads the same"
+    );
     read
 }
 
@@ -39,7 +43,8 @@ fn transfer_encodings_and_charsets() {
     .concat();
     assert_eq!(read(cyrillic).body, "Привет");
     let chinese =
-        [b"Content-Type: text/plain; charset=gb2312\n\n".as_slice(), &[0xc4, 0xe3, 0xba, 0xc3]].concat();
+        [b"Content-Type: text/plain; charset=gb2312\n\n".as_slice(), &[0xc4, 0xe3, 0xba, 0xc3]]
+            .concat();
     assert_eq!(read(chinese).body, "你好");
     let unnamed = [b"Subject: x\n\n".as_slice(), b"caf\xe9"].concat();
     assert_eq!(read(unnamed).body, "café", "no charset: Windows-1252");
@@ -47,7 +52,10 @@ fn transfer_encodings_and_charsets() {
 
 #[test]
 fn encoded_subjects() {
-    assert_eq!(read("Subject: =?utf-8?B?R3LDvMOfZQ==?= an =?iso-8859-1?Q?K=F6ln?=\n\nx").subject, "Grüße an Köln");
+    assert_eq!(
+        read("Subject: =?utf-8?B?R3LDvMOfZQ==?= an =?iso-8859-1?Q?K=F6ln?=\n\nx").subject,
+        "Grüße an Köln"
+    );
     assert_eq!(read("Subject: folded\n over lines\n\nx").subject, "folded over lines");
 }
 
@@ -64,8 +72,10 @@ const NESTED: &str = "Subject: both\nMIME-Version: 1.0\n\
 fn nested_parts_and_attachments() {
     let mail = read(NESTED);
     assert_eq!(mail.body, "plain words");
-    let pdf =
-        Attachment { name: Some("invoice.pdf".to_owned()), media_type: "application/pdf".to_owned() };
+    let pdf = Attachment {
+        name: Some("invoice.pdf".to_owned()),
+        media_type: "application/pdf".to_owned(),
+    };
     assert_eq!(mail.attachments, [pdf]);
     let empty_plain = NESTED.replace("plain words", " ");
     assert_eq!(read(empty_plain).body, "html words");
@@ -82,6 +92,29 @@ fn html_only() {
 }
 
 #[test]
+fn damaged_parts_are_read() {
+    let unclosed = "Subject: x\nContent-Type: multipart/mixed; boundary=b\n\n--b\n\
+        Content-Type: text/html; charset=iso-8859-1\nContent-Transfer-Encoding: base64\n\n\
+        PHA+QnV5IGNhZuk8L3A+\n";
+    assert_eq!(read(unclosed).body, "Buy café");
+    let with_footer = "Subject: x\nContent-Type: text/plain\nContent-Transfer-Encoding: base64\n\n\
+        QnV5IG5vdw==\n\n_____\nA mailing list\n";
+    assert_eq!(read(with_footer).body, "Buy now");
+    let truncated =
+        "Subject: x\nContent-Type: text/plain\nContent-Transfer-Encoding: base64\n\nQnV5IG5vd";
+    assert_eq!(read(truncated).body, "Buy no");
+    let no_charset = "Content-Type: text/html\nContent-Transfer-Encoding: quoted-printable\n\n\
+        <meta content=3D'text/html; charset=3Dwindows-1251'><p>=CF=F0=E8=E2=E5=F2</p>";
+    assert_eq!(read(no_charset).body, "Привет");
+    let no_delimiter = "Subject: x\nContent-Type: multipart/mixed; boundary=b\n\njust words here";
+    assert_eq!(read(no_delimiter).body, "just words here");
+    let stub = NESTED
+        .replace("plain words", "Needs HTML.")
+        .replace("html words", &"the real mail is here ".repeat(10));
+    assert!(read(stub).body.starts_with("the real mail"));
+}
+
+#[test]
 fn a_bare_forward_reads_what_it_forwards() {
     let mail = read(
         "Subject: Fwd\nContent-Type: multipart/mixed; boundary=b\n\n--b\n\
@@ -92,7 +125,8 @@ fn a_bare_forward_reads_what_it_forwards() {
 
 #[test]
 fn invisible_characters_are_counted() {
-    let mail = read("Subject: V\u{200b}iagra\nContent-Type: text/plain; charset=utf-8\n\nb\u{200b}uy");
+    let mail =
+        read("Subject: V\u{200b}iagra\nContent-Type: text/plain; charset=utf-8\n\nb\u{200b}uy");
     assert_eq!((mail.body.as_str(), mail.zero_width_removed > 0), ("buy", true));
 }
 
@@ -125,6 +159,12 @@ fn bombs_are_refused() {
     let many = "Subject: x\nContent-Type: multipart/mixed; boundary=b\n\n".to_owned()
         + &"--b\nContent-Type: text/plain\n\nx\n".repeat(200);
     assert!(matches!(read(&many), Err(EmailError::TooManyParts { .. })));
+    let nested = "Content-Type: message/rfc822\n\n";
+    assert_eq!(read(&nested.repeat(100)), Err(EmailError::TooDeep { depth_max: 8 }));
+    assert!(matches!(read(&nested.repeat(30_000)), Err(EmailError::TooManyParts { .. })));
+    let many = Limits { parts_max: 10_000, ..limits };
+    let outcome = read_rfc822(nested.repeat(30_000).as_bytes(), &many);
+    assert_eq!(outcome, Err(EmailError::TooDeep { depth_max: 8 }), "dropping it needs no stack");
     let deep: String = (0..100)
         .map(|n| format!("Content-Type: multipart/mixed; boundary=b{n}\n\n--b{n}\n"))
         .collect();
@@ -139,7 +179,8 @@ fn rubbish_never_panics() {
     assert!(read_rfc822(b"just words", &Limits::default()).is_ok(), "no header at all");
     let mut state = 1_u64;
     let mut random = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) as usize
     };
     // Random bytes, and real structure with random damage.

@@ -1,1 +1,17 @@
-//! stub
+//! Postsort: an inference server for the small transformer models that read e-mail.
+//!
+//! The only crate that knows HTTP and tokio. A request's way through it is [`pipeline`], from top
+//! to bottom; [`http`] and [`cli`] are its two entrances.
+#![forbid(unsafe_code)]
+
+pub mod catalog;
+pub mod cli;
+pub mod config;
+pub mod error;
+pub mod http;
+pub mod input;
+pub mod memory;
+pub mod pipeline;
+pub mod scheduler;
+pub mod serve;
+pub mod telemetry;

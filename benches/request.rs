@@ -1,0 +1,69 @@
+//! The parts of a request's way, one by one: decode, digest and look up, tokenise, compute.
+//!
+//! `cargo bench -p postsort-benches`
+#![expect(missing_docs, reason = "criterion's macros make public items")]
+
+use std::hint::black_box;
+use std::path::Path;
+use std::sync::Arc;
+
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use postsort_cache::{Claim, Digester, ResultCache, Weigh};
+use postsort_email::{Limits, read_rfc822};
+use postsort_models::{LoadOptions, LongText, Model, ModelFolder};
+
+const MAIL: &str = "From: anna@x.example\r\nTo: tom@y.example\r\nSubject: [team] Re: Q3 numbers\r\n\
+    MIME-Version: 1.0\r\nContent-Type: multipart/alternative; boundary=b\r\n\r\n--b\r\n\
+    Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n\
+    Hi Tom,\r\n\r\nplease find the figures for the third quarter attached. The total is =E2=82=AC 1,204.50.\r\n\
+    Could you check the second sheet before Thursday?\r\n\r\n-- \r\nAnna\r\n--b\r\n\
+    Content-Type: text/html\r\n\r\n<p>Hi <b>Tom</b>, please find the figures attached.</p>\r\n--b--\r\n";
+
+struct Logits(Box<[f32]>);
+impl Weigh for Logits {
+    fn heap_bytes(&self) -> usize {
+        size_of_val(&*self.0)
+    }
+}
+
+fn bundled() -> Model {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../bundled/spam");
+    let folder = ModelFolder::open(&path).expect("the bundled model");
+    Model::load(&folder, &LoadOptions::default()).expect("loads")
+}
+
+fn parts(c: &mut Criterion) {
+    let limits = Limits::default();
+    c.bench_function("decode", |b| b.iter(|| read_rfc822(black_box(MAIL.as_bytes()), &limits)));
+
+    let text = read_rfc822(MAIL.as_bytes(), &limits).expect("readable").into_model_text();
+    let digest = || Digester::new().field(b"0123456789abcdef").field(text.text.as_bytes()).finish();
+    let results = ResultCache::new(1 << 20);
+    if let Claim::Lead(lead) = results.claim(digest()) {
+        lead.fulfil(Arc::new(Logits([0.5, -0.5].into())));
+    }
+    c.bench_function("digest and cache hit", |b| b.iter(|| results.get(black_box(digest())).is_some()));
+
+    let model = bundled();
+    let mut group = c.benchmark_group("tokenise");
+    for words in [8, 80, 800] {
+        let text = "please find the attached figures ".repeat(words / 5);
+        group.bench_with_input(BenchmarkId::from_parameter(words), &text, |b, text| {
+            b.iter(|| model.tokenizer().encode(text, 0, LongText::Truncate));
+        });
+    }
+    group.finish();
+
+    let mut group = c.benchmark_group("infer");
+    group.sample_size(20);
+    for tokens in [16, 128] {
+        let sequence = model.tokenizer().encode_exact(tokens);
+        group.bench_with_input(BenchmarkId::from_parameter(tokens), &sequence, |b, sequence| {
+            b.iter(|| model.forward(&[sequence]));
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, parts);
+criterion_main!(benches);

@@ -1,0 +1,271 @@
+//! Settings: flags, `POSTSORT_…` variables and `postsort.toml`, validated once.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use postsort_models::{DeviceKind, Precision};
+use serde::Deserialize;
+
+use crate::error::Error;
+use crate::memory::MemoryLimit;
+
+/// What can be set. Each is a flag, an environment variable, or a key of `postsort.toml` (with
+/// underscores), the first that is given winning in this order.
+#[derive(Clone, Debug, Default, Deserialize, clap::Args)]
+#[serde(default, deny_unknown_fields)]
+pub struct Options {
+    /// Folder whose sub-folders are Hugging Face model folders [default: the bundled models]
+    #[arg(long, env = "POSTSORT_MODELS_DIR", value_name = "DIR")]
+    pub models_dir: Option<PathBuf>,
+    /// Address to serve on; port 0 picks a free one [default: 127.0.0.1:8080]
+    #[arg(long, env = "POSTSORT_LISTEN", value_name = "ADDR")]
+    pub listen: Option<SocketAddr>,
+    /// Memory for models: bytes (512MiB) or a share (80%) of what the process may use [default: 80%]
+    #[arg(long, env = "POSTSORT_MEMORY_BYTES_MAX", value_name = "N|%")]
+    pub memory_bytes_max: Option<String>,
+    /// Memory for memoized results; 0 turns them off [default: 64MiB]
+    #[arg(long, env = "POSTSORT_RESULT_CACHE_BYTES_MAX", value_name = "N|%")]
+    pub result_cache_bytes_max: Option<String>,
+    /// Models to load before the server says that it is ready, comma-separated
+    #[arg(long, env = "POSTSORT_PRELOAD", value_name = "A,B", value_delimiter = ',')]
+    pub preload: Option<Vec<String>>,
+    /// Precision of the computation: auto, f32, bf16, int8 [default: auto]
+    #[arg(long, env = "POSTSORT_PRECISION")]
+    pub precision: Option<String>,
+    /// Device: auto, cpu, cuda:N [default: auto]
+    #[arg(long, env = "POSTSORT_DEVICE")]
+    pub device: Option<String>,
+    /// Compute threads [default: the CPUs that the control group and the affinity mask give]
+    #[arg(long, env = "POSTSORT_THREADS", value_name = "N")]
+    pub threads: Option<usize>,
+    /// Model that answers where a request names none [default: the only model, or `spam`]
+    #[arg(long, env = "POSTSORT_DEFAULT_MODEL", value_name = "MODEL")]
+    pub default_model: Option<String>,
+    /// Largest request body [default: 8MiB]
+    #[arg(long, env = "POSTSORT_BODY_BYTES_MAX", value_name = "N")]
+    pub body_bytes_max: Option<String>,
+    /// Longest text of one mail after decoding [default: 1MiB]
+    #[arg(long, env = "POSTSORT_TEXT_BYTES_MAX", value_name = "N")]
+    pub text_bytes_max: Option<String>,
+    /// Most mails in one request [default: 256]
+    #[arg(long, env = "POSTSORT_ITEMS_MAX", value_name = "N")]
+    pub items_max: Option<usize>,
+    /// Most mails that wait or run at once; more are refused with 429 [default: 1024]
+    #[arg(long, env = "POSTSORT_QUEUED_JOBS_MAX", value_name = "N")]
+    pub queued_jobs_max: Option<usize>,
+    /// Most tokens in one forward pass [default: 2048]
+    #[arg(long, env = "POSTSORT_BATCH_TOKENS_MAX", value_name = "N")]
+    pub batch_tokens_max: Option<usize>,
+    /// Time limit of a request that sets none, in milliseconds [default: 30000]
+    #[arg(long, env = "POSTSORT_REQUEST_TIMEOUT_MS", value_name = "MS")]
+    pub request_timeout_ms: Option<u64>,
+    /// How long a body may take to arrive, in milliseconds [default: 10000]
+    #[arg(long, env = "POSTSORT_BODY_TIMEOUT_MS", value_name = "MS")]
+    pub body_timeout_ms: Option<u64>,
+    /// How long requests may finish after SIGTERM, in milliseconds [default: 30000]
+    #[arg(long, env = "POSTSORT_DRAIN_TIMEOUT_MS", value_name = "MS")]
+    pub drain_timeout_ms: Option<u64>,
+}
+
+/// Validated settings.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Folder whose sub-folders are models.
+    pub models_dir: PathBuf,
+    /// Address to serve on.
+    pub listen: SocketAddr,
+    /// Budget of all models.
+    pub memory_bytes_max: u64,
+    /// Budget of memoized results.
+    pub result_cache_bytes_max: u64,
+    /// Models to load before the server is ready.
+    pub preload: Vec<String>,
+    /// Precision of the computation.
+    pub precision: Precision,
+    /// Where to compute.
+    pub device: DeviceKind,
+    /// Compute threads.
+    pub threads: usize,
+    /// Answers where a request names none.
+    pub default_model: Option<String>,
+    /// Limits of one request.
+    pub limits: RequestLimits,
+    /// Most mails that wait or run at once.
+    pub queued_jobs_max: usize,
+    /// Most tokens in one forward pass.
+    pub batch_tokens_max: usize,
+    /// How long requests may finish after SIGTERM.
+    pub drain_timeout: Duration,
+}
+
+/// Limits of one request.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestLimits {
+    /// Largest body.
+    pub body_bytes_max: usize,
+    /// Longest text of one mail.
+    pub text_bytes_max: usize,
+    /// Most mails.
+    pub items_max: usize,
+    /// Time limit of a request that sets none.
+    pub timeout: Duration,
+    /// How long a body may take to arrive.
+    pub body_timeout: Duration,
+}
+
+impl Options {
+    /// Fills what flags and environment left open from a `postsort.toml`: the one named, or the
+    /// one in the working folder if there is one.
+    ///
+    /// # Errors
+    /// The named file cannot be read, or a key is unknown or of the wrong type.
+    pub fn with_file(self, named: Option<&Path>) -> Result<Self, Error> {
+        let default = Path::new("postsort.toml");
+        let path = match named {
+            Some(path) => path,
+            None if default.is_file() => default,
+            None => return Ok(self),
+        };
+        let describe = || format!("settings file {}", path.display());
+        let text = std::fs::read_to_string(path).map_err(|e| Error::setup(describe(), e))?;
+        let file: Self = toml::from_str(&text).map_err(|e| Error::setup(describe(), e.message()))?;
+        Ok(self.or(file))
+    }
+
+    fn or(self, other: Self) -> Self {
+        Self {
+            models_dir: self.models_dir.or(other.models_dir),
+            listen: self.listen.or(other.listen),
+            memory_bytes_max: self.memory_bytes_max.or(other.memory_bytes_max),
+            result_cache_bytes_max: self.result_cache_bytes_max.or(other.result_cache_bytes_max),
+            preload: self.preload.or(other.preload),
+            precision: self.precision.or(other.precision),
+            device: self.device.or(other.device),
+            threads: self.threads.or(other.threads),
+            default_model: self.default_model.or(other.default_model),
+            body_bytes_max: self.body_bytes_max.or(other.body_bytes_max),
+            text_bytes_max: self.text_bytes_max.or(other.text_bytes_max),
+            items_max: self.items_max.or(other.items_max),
+            queued_jobs_max: self.queued_jobs_max.or(other.queued_jobs_max),
+            batch_tokens_max: self.batch_tokens_max.or(other.batch_tokens_max),
+            request_timeout_ms: self.request_timeout_ms.or(other.request_timeout_ms),
+            body_timeout_ms: self.body_timeout_ms.or(other.body_timeout_ms),
+            drain_timeout_ms: self.drain_timeout_ms.or(other.drain_timeout_ms),
+        }
+    }
+
+    /// Validates everything and fills in the defaults.
+    ///
+    /// # Errors
+    /// Names the setting and what is wrong with it.
+    pub fn resolve(self) -> Result<Config, Error> {
+        let limits = RequestLimits {
+            body_bytes_max: bytes("body_bytes_max", self.body_bytes_max.as_deref(), "8MiB")?,
+            text_bytes_max: bytes("text_bytes_max", self.text_bytes_max.as_deref(), "1MiB")?,
+            items_max: at_least_one("items_max", self.items_max, 256)?,
+            timeout: Duration::from_millis(self.request_timeout_ms.unwrap_or(30_000)),
+            body_timeout: Duration::from_millis(self.body_timeout_ms.unwrap_or(10_000)),
+        };
+        let models_dir = self.models_dir.unwrap_or_else(bundled_dir);
+        if !models_dir.is_dir() {
+            return Err(Error::setup(format!("models_dir {}", models_dir.display()), "not a folder"));
+        }
+        Ok(Config {
+            models_dir,
+            listen: self.listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080))),
+            memory_bytes_max: memory("memory_bytes_max", self.memory_bytes_max.as_deref(), "80%")?,
+            result_cache_bytes_max: memory(
+                "result_cache_bytes_max",
+                self.result_cache_bytes_max.as_deref(),
+                "64MiB",
+            )?,
+            preload: self.preload.unwrap_or_default(),
+            precision: parse("precision", self.precision.as_deref(), "auto")?,
+            device: parse("device", self.device.as_deref(), "auto")?,
+            threads: at_least_one("threads", self.threads, cpus())?,
+            default_model: self.default_model,
+            queued_jobs_max: at_least_one("queued_jobs_max", self.queued_jobs_max, 1024)?,
+            batch_tokens_max: at_least_one("batch_tokens_max", self.batch_tokens_max, 2048)?,
+            drain_timeout: Duration::from_millis(self.drain_timeout_ms.unwrap_or(30_000)),
+            limits,
+        })
+    }
+}
+
+/// CPUs that the control group's quota and the affinity mask really give.
+#[must_use]
+pub fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// The default models: beside the binary when installed so, else in the source tree it was built from.
+fn bundled_dir() -> PathBuf {
+    let beside = std::env::current_exe()
+        .ok()
+        .and_then(|exe| Some(exe.parent()?.join("bundled")))
+        .filter(|dir| dir.is_dir());
+    let working = || Some(PathBuf::from("bundled")).filter(|dir| dir.is_dir());
+    beside
+        .or_else(working)
+        .unwrap_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../bundled")))
+}
+
+fn parse<T>(name: &str, given: Option<&str>, default: &str) -> Result<T, Error>
+where
+    T: std::str::FromStr<Err: std::fmt::Display>,
+{
+    given.unwrap_or(default).parse().map_err(|e| Error::setup(format!("setting {name}"), e))
+}
+
+fn memory(name: &str, given: Option<&str>, default: &str) -> Result<u64, Error> {
+    Ok(parse::<MemoryLimit>(name, given, default)?.bytes())
+}
+
+fn bytes(name: &str, given: Option<&str>, default: &str) -> Result<usize, Error> {
+    let bytes = memory(name, given, default)?;
+    at_least_one(name, Some(usize::try_from(bytes).unwrap_or(usize::MAX)), 1)
+}
+
+fn at_least_one(name: &str, given: Option<usize>, default: usize) -> Result<usize, Error> {
+    match given.unwrap_or(default) {
+        0 => Err(Error::setup(format!("setting {name}"), "must be at least 1")),
+        n => Ok(n),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Options;
+
+    #[test]
+    fn the_file_fills_only_what_is_open() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let path = dir.path().join("settings.toml");
+        std::fs::write(&path, "items_max = 3\nthreads = 7\nmemory_bytes_max = \"1GiB\"\n").expect("write");
+        let options = Options { threads: Some(2), ..Options::default() };
+        let config =
+            options.with_file(Some(&path)).expect("reads").resolve().expect("valid");
+        assert_eq!(config.threads, 2);
+        assert_eq!(config.limits.items_max, 3);
+        assert_eq!(config.memory_bytes_max, 1 << 30);
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let path = dir.path().join("settings.toml");
+        std::fs::write(&path, "itemsmax = 3\n").expect("write");
+        let error = Options::default().with_file(Some(&path)).expect_err("unknown key");
+        assert!(error.to_string().contains("itemsmax"), "{error}");
+        for (options, name) in [
+            (Options { threads: Some(0), ..Options::default() }, "threads"),
+            (Options { memory_bytes_max: Some("lots".into()), ..Options::default() }, "memory_bytes_max"),
+            (Options { precision: Some("int3".into()), ..Options::default() }, "precision"),
+            (Options { models_dir: Some("/nowhere".into()), ..Options::default() }, "models_dir"),
+        ] {
+            let error = options.resolve().expect_err(name);
+            assert!(error.to_string().contains(name), "{error}");
+        }
+    }
+}

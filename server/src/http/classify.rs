@@ -1,0 +1,277 @@
+//! `POST /v1/classify`.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{FromRequest, Query, Request, State};
+use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse, Response};
+use postsort_models::{Labels, LongText, ScoreFunction};
+use serde::{Deserialize, Serialize};
+
+use super::App;
+use super::body::{is_json, media_type, parse, read};
+use crate::error::Error;
+use crate::input::Input;
+use crate::pipeline::{Answer, Classified, ClassifyOptions, Timings};
+use crate::scheduler::Priority;
+
+/// What to classify, and how.
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ClassifyRequest {
+    /// The model; the default model unless given.
+    pub model: Option<String>,
+    /// One input or a list: plain texts, mail objects, or whole messages in base64.
+    #[schema(value_type = Vec<Object>, example = json!([
+        "are we still on for lunch on Thursday?",
+        {"subject": "You won!!!", "body": "Click here to claim your prize"}
+    ]))]
+    pub inputs: Inputs,
+    /// Only the best so many labels.
+    pub top_k: Option<usize>,
+    /// How logits become scores; by the model's problem type unless given.
+    #[schema(value_type = Option<String>, example = "softmax")]
+    pub function_to_apply: Option<ScoreFunction>,
+    /// What to do with text beyond the model's limit: `truncate`, `head_tail`, `window`.
+    #[schema(value_type = Option<String>, example = "truncate")]
+    pub long: Option<LongText>,
+    /// Which request goes first: `interactive`, `normal`, `bulk`.
+    #[serde(default)]
+    pub priority: Priority,
+    /// Time limit; beyond it the answer is 504.
+    pub timeout_ms: Option<u64>,
+    /// `false`: neither look into the result cache nor write to it.
+    pub cache: Option<bool>,
+}
+
+/// One input or several.
+#[derive(Debug)]
+pub struct Inputs(pub Vec<Input>);
+
+impl<'de> Deserialize<'de> for Inputs {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = Inputs;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a text or a mail object, or a list of such")
+            }
+            fn visit_str<E>(self, text: &str) -> Result<Inputs, E> {
+                Ok(Inputs(vec![Input::Text(text.to_owned())]))
+            }
+            fn visit_string<E>(self, text: String) -> Result<Inputs, E> {
+                Ok(Inputs(vec![Input::Text(text)]))
+            }
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<Inputs, A::Error> {
+                let map = serde::de::value::MapAccessDeserializer::new(map);
+                Input::deserialize(map).map(|input| Inputs(vec![input]))
+            }
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut list: A) -> Result<Inputs, A::Error> {
+                let mut inputs = Vec::with_capacity(list.size_hint().unwrap_or(0).min(1024));
+                while let Some(input) = list.next_element()? {
+                    inputs.push(input);
+                }
+                Ok(Inputs(inputs))
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+/// A request's answer.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct ClassifyResponse {
+    /// The model that answered.
+    pub model: String,
+    /// Its revision, 16 hex digits.
+    pub revision: String,
+    /// One an input, in their order.
+    pub results: Vec<ClassifyResult>,
+    /// Where the time went.
+    pub timings_ms: TimingsMs,
+}
+
+/// One input's labels.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct ClassifyResult {
+    /// In descending score.
+    pub labels: Vec<LabelScore>,
+    /// Tokens computed, special tokens included.
+    pub tokens: usize,
+    /// Windows computed.
+    pub windows: usize,
+    /// Whether a part of the text was not read.
+    pub truncated: bool,
+    /// Whether the answer was known already.
+    pub cached: bool,
+}
+
+/// A label with its score.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct LabelScore {
+    /// The label's name.
+    pub label: String,
+    /// Its score.
+    pub score: f32,
+}
+
+/// Milliseconds by stage.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct TimingsMs {
+    /// Mail to text.
+    pub decode: f64,
+    /// Waiting for the engine.
+    pub queue: f64,
+    /// Text to token ids.
+    pub tokenize: f64,
+    /// The forward pass.
+    pub infer: f64,
+    /// All of it.
+    pub total: f64,
+}
+
+/// Query of a whole message.
+#[derive(Deserialize)]
+struct MessageQuery {
+    model: Option<String>,
+}
+
+/// Classify mails
+///
+/// Reads `application/json`, or one whole message as `message/rfc822` with `?model=`.
+#[utoipa::path(
+    post, path = "/v1/classify", tag = "classify",
+    request_body(content((ClassifyRequest = "application/json"), (String = "message/rfc822"))),
+    responses(
+        (status = 200, body = ClassifyResponse),
+        (status = 400, description = "malformed"), (status = 404, description = "unknown model"),
+        (status = 413, description = "too large"), (status = 415, description = "content type"),
+        (status = 422, description = "unusable input"), (status = 429, description = "overloaded"),
+        (status = 503, description = "loading failed or draining"),
+        (status = 504, description = "deadline"), (status = 507, description = "larger than the budget"),
+    )
+)]
+pub(super) async fn classify(State(app): State<App>, request: Request) -> Result<Response, Error> {
+    let call = ClassifyRequest::from_request(request, &app).await?;
+    let items_max = app.pipeline.limits.items_max;
+    let inputs = bounded(call.inputs.0, items_max)?;
+    let options = ClassifyOptions {
+        long: call.long,
+        priority: call.priority,
+        timeout: call.timeout_ms.map(Duration::from_millis),
+        skip_cache: call.cache == Some(false),
+        ..ClassifyOptions::default()
+    };
+    let answer = app.pipeline.classify(call.model.as_deref(), inputs, options).await?;
+    let response = ClassifyResponse::new(&answer, call.function_to_apply, call.top_k)?;
+    Ok(Json(response).into_response())
+}
+
+/// A list within the limit and not empty.
+pub(super) fn bounded<T>(inputs: Vec<T>, items_max: usize) -> Result<Vec<T>, Error> {
+    if inputs.is_empty() {
+        return Err(Error::malformed("inputs", "at least one input"));
+    }
+    if inputs.len() > items_max {
+        let (what, size) = ("inputs".to_owned(), inputs.len());
+        return Err(Error::TooLarge { what, size, size_max: items_max, unit: "items" });
+    }
+    Ok(inputs)
+}
+
+impl FromRequest<App> for ClassifyRequest {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, Error> {
+        let no_cache = asks_for_no_cache(request.headers());
+        let limits = &app.pipeline.limits;
+        let mut call: Self = if media_type(request.headers()).eq_ignore_ascii_case("message/rfc822") {
+            let query = Query::<MessageQuery>::try_from_uri(request.uri())
+                .map_err(|_| Error::malformed("?model", "the name of a model"))?;
+            let raw = read(request.into_body(), limits).await?;
+            Self {
+                model: query.0.model,
+                inputs: Inputs(vec![Input::Raw(raw.to_vec())]),
+                top_k: None,
+                function_to_apply: None,
+                long: None,
+                priority: Priority::default(),
+                timeout_ms: None,
+                cache: None,
+            }
+        } else if is_json(request.headers()) {
+            parse(&read(request.into_body(), limits).await?)?
+        } else {
+            let supported = "application/json and message/rfc822";
+            return Err(Error::UnsupportedMediaType { supported });
+        };
+        if no_cache {
+            call.cache = call.cache.or(Some(false));
+        }
+        Ok(call)
+    }
+}
+
+fn asks_for_no_cache(headers: &HeaderMap) -> bool {
+    let value = headers.get(header::CACHE_CONTROL).and_then(|value| value.to_str().ok());
+    value.is_some_and(|value| value.contains("no-cache") || value.contains("no-store"))
+}
+
+impl ClassifyResponse {
+    /// Scores the logits.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] for a model without labels, which cannot have answered.
+    pub fn new(
+        answer: &Classified,
+        function: Option<ScoreFunction>,
+        top_k: Option<usize>,
+    ) -> Result<Self, Error> {
+        let folder = answer.entry.folder.as_ref().map_err(|_| Error::Internal)?;
+        let (labels, temperature) = (folder.labels(), folder.manifest().temperature);
+        let function = function.unwrap_or_else(|| labels.default_function());
+        let top_k = top_k.unwrap_or(usize::MAX);
+        let result = |answer: &Answer| ClassifyResult {
+            labels: scores(labels, answer, function, temperature).take(top_k).collect(),
+            tokens: answer.verdict.tokens,
+            windows: answer.verdict.windows,
+            truncated: answer.verdict.truncated,
+            cached: answer.cached,
+        };
+        Ok(Self {
+            model: answer.entry.name.clone(),
+            revision: folder.revision().to_owned(),
+            results: answer.answers.iter().map(result).collect(),
+            timings_ms: answer.timings.into(),
+        })
+    }
+}
+
+/// Labels in descending score.
+pub(super) fn scores<'a>(
+    labels: &'a Labels,
+    answer: &Answer,
+    function: ScoreFunction,
+    temperature: f32,
+) -> impl Iterator<Item = LabelScore> + use<'a> {
+    let scores = labels.scores(&answer.verdict.logits, function, temperature);
+    scores.into_iter().map(|score| LabelScore {
+        label: labels.names()[score.index].clone(),
+        score: score.score,
+    })
+}
+
+impl From<Timings> for TimingsMs {
+    fn from(timings: Timings) -> Self {
+        // Microseconds are as fine as a reader needs.
+        let ms = |duration: Duration| (duration.as_secs_f64() * 1e6).round() / 1e3;
+        Self {
+            decode: ms(timings.decode),
+            queue: ms(timings.queue),
+            tokenize: ms(timings.tokenize),
+            infer: ms(timings.infer),
+            total: ms(timings.total),
+        }
+    }
+}

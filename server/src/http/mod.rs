@@ -1,0 +1,126 @@
+//! HTTP: one file an endpoint family. Handlers translate; [`crate::pipeline`] does the work.
+
+mod body;
+mod classify;
+mod error;
+mod health;
+mod models;
+mod oip;
+mod openapi;
+mod tei;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use axum::Router;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderName, Method, Uri};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Redirect, Response};
+use axum::routing::{get, post};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
+
+use crate::error::Error;
+use crate::pipeline::Pipeline;
+use crate::telemetry::HttpMetrics;
+
+pub use classify::{ClassifyRequest, ClassifyResponse};
+
+/// What handlers share.
+#[derive(Clone, Debug)]
+pub struct App {
+    /// Answers requests.
+    pub pipeline: Arc<Pipeline>,
+    /// The server's life.
+    pub life: Arc<Life>,
+}
+
+/// Where the server is in its life.
+#[derive(Debug)]
+pub struct Life {
+    started: Instant,
+    preloaded: AtomicBool,
+    draining: AtomicBool,
+}
+
+impl Default for Life {
+    fn default() -> Self {
+        let (preloaded, draining) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { started: Instant::now(), preloaded, draining }
+    }
+}
+
+impl Life {
+    /// The models to preload are in memory.
+    pub fn set_preloaded(&self) {
+        self.preloaded.store(true, Ordering::Release);
+    }
+    /// No new work: the server is shutting down.
+    pub fn set_draining(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+    fn is_preloaded(&self) -> bool {
+        self.preloaded.load(Ordering::Acquire)
+    }
+    fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+}
+
+/// All routes with their layers.
+pub fn router(app: App) -> Router {
+    let http_metrics = HttpMetrics::new(Arc::clone(&app.pipeline.metrics));
+    let request_id = HeaderName::from_static("x-request-id");
+    Router::new()
+        .route("/v1/classify", post(classify::classify))
+        .route("/v1/models", get(models::list))
+        .route("/v1/models/{model}", get(models::show))
+        .route("/v1/models/{model}/load", post(models::load))
+        .route("/v1/models/{model}/unload", post(models::unload))
+        .route("/v1/models/{model}/pin", post(models::pin))
+        .route("/v1/models/{model}/unpin", post(models::unpin))
+        .merge(tei::routes())
+        .merge(oip::routes())
+        .route("/livez", get(health::livez))
+        .route("/readyz", get(health::readyz))
+        .route("/health", get(health::health))
+        .route("/api/health", get(health::health))
+        .route("/metrics", get(health::metrics))
+        .route("/", get(async || Redirect::temporary("/docs/")))
+        .merge(openapi::routes())
+        .fallback(unknown_endpoint)
+        .method_not_allowed_fallback(unknown_endpoint)
+        .layer(from_fn(error::in_the_protocols_own_form))
+        .layer(CatchPanicLayer::custom(|_| Error::Internal.into_response()))
+        .layer(from_fn_with_state(http_metrics, measure))
+        .layer(PropagateRequestIdLayer::new(request_id.clone()))
+        .layer(SetRequestIdLayer::new(request_id, MakeRequestUuid))
+        .with_state(app)
+}
+
+async fn unknown_endpoint(method: Method, uri: Uri) -> Error {
+    let path = uri.path().chars().take(200).collect();
+    Error::UnknownEndpoint { method: method.to_string(), path }
+}
+
+/// Counts a request that ends in any way, the client's hanging up included.
+struct InFlight(HttpMetrics);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.gone();
+    }
+}
+
+async fn measure(State(metrics): State<HttpMetrics>, request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    metrics.begun();
+    let in_flight = InFlight(metrics);
+    let response = next.run(request).await;
+    let endpoint = route.as_ref().map_or("unknown", MatchedPath::as_str);
+    in_flight.0.answered(endpoint, response.status().as_u16(), started.elapsed());
+    response
+}

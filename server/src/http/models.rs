@@ -1,0 +1,183 @@
+//! `/v1/models`: what there is, what is in memory, and the operator's hand on it.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use postsort_models::{Architecture, Manifest, Problem};
+use serde::Serialize;
+
+use super::App;
+use crate::catalog::{Catalog, Entry};
+use crate::error::Error;
+use crate::telemetry::LatencySummary;
+
+/// A model's description and state.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct ModelInfo {
+    /// Its name.
+    name: String,
+    /// `unloaded`, `loading`, `ready`, `failed`.
+    state: &'static str,
+    /// Whether it answers where a request names no model.
+    default: bool,
+    /// Never evicted.
+    pinned: bool,
+    /// Bytes in memory, or reserved while loading.
+    resident_bytes: u64,
+    /// Requests that use it now.
+    leases: usize,
+    /// Successful loads since the start.
+    loads: u64,
+    /// Times it was dropped to make room.
+    evictions: u64,
+    /// How long the last load took.
+    load_ms: Option<f64>,
+    /// What is wrong with it.
+    last_error: Option<String>,
+    /// What its folder says, if that is readable.
+    #[serde(flatten)]
+    folder: Option<FolderInfo>,
+    /// What computes it, once loaded.
+    #[serde(flatten)]
+    engine: Option<EngineInfo>,
+    /// Requests of the last minute.
+    last_minute: LatencySummary,
+}
+
+/// What a folder says.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct FolderInfo {
+    /// 16 hex digits that change with whatever could change an answer.
+    revision: String,
+    #[schema(value_type = String)]
+    architecture: Architecture,
+    labels: Vec<String>,
+    #[schema(value_type = String)]
+    problem: Problem,
+    thresholds: BTreeMap<String, f32>,
+    temperature: f32,
+    #[schema(value_type = String)]
+    long: postsort_models::LongText,
+    tokens_max: usize,
+    weight_bytes: u64,
+}
+
+/// What computes.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct EngineInfo {
+    engine: &'static str,
+    #[schema(value_type = String)]
+    precision: postsort_models::Precision,
+    device: String,
+}
+
+impl ModelInfo {
+    fn new(catalog: &Catalog, entry: &Entry) -> Self {
+        let stats = catalog.stats(entry);
+        let folder = entry.folder.as_ref().ok().map(|folder| {
+            let Manifest { long, temperature, ref thresholds, .. } = *folder.manifest();
+            FolderInfo {
+                revision: folder.revision().to_owned(),
+                architecture: folder.config().architecture,
+                labels: folder.labels().names().to_vec(),
+                problem: folder.labels().problem(),
+                thresholds: thresholds.clone(),
+                temperature,
+                long,
+                tokens_max: folder.tokens_max(),
+                weight_bytes: folder.weight_bytes(),
+            }
+        });
+        // Looking must not count as use: only a model that is ready anyway is touched.
+        let engine = catalog.resident(entry).map(|served| {
+            let engine = served.model.engine();
+            EngineInfo { engine: engine.name(), precision: engine.precision(), device: engine.device() }
+        });
+        Self {
+            name: entry.name.clone(),
+            state: stats.state.as_str(),
+            default: catalog.default_model() == Some(&entry.name),
+            pinned: stats.pinned,
+            resident_bytes: stats.resident_bytes,
+            leases: stats.leases,
+            loads: stats.loads,
+            evictions: stats.evictions,
+            load_ms: stats.load_duration.map(|took| took.as_secs_f64() * 1e3),
+            last_error: stats.last_error,
+            folder,
+            engine,
+            last_minute: entry.latency.summary(),
+        }
+    }
+}
+
+/// All models.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct ModelList {
+    models: Vec<ModelInfo>,
+    memory_used_bytes: u64,
+    memory_budget_bytes: u64,
+}
+
+/// List the models
+#[utoipa::path(get, path = "/v1/models", tag = "models", responses((status = 200, body = ModelList)))]
+pub(super) async fn list(State(app): State<App>) -> Json<ModelList> {
+    let catalog = &app.pipeline.catalog;
+    Json(ModelList {
+        models: catalog.entries().map(|entry| ModelInfo::new(catalog, entry)).collect(),
+        memory_used_bytes: catalog.used_bytes(),
+        memory_budget_bytes: catalog.budget_bytes(),
+    })
+}
+
+type Shown = Result<Json<ModelInfo>, Error>;
+
+/// Show a model
+#[utoipa::path(get, path = "/v1/models/{model}", tag = "models",
+    responses((status = 200, body = ModelInfo), (status = 404)))]
+pub(super) async fn show(State(app): State<App>, Path(model): Path<String>) -> Shown {
+    let catalog = &app.pipeline.catalog;
+    Ok(Json(ModelInfo::new(catalog, catalog.entry(Some(&model))?)))
+}
+
+/// Load a model; answers when it is ready
+#[utoipa::path(post, path = "/v1/models/{model}/load", tag = "models",
+    responses((status = 200, body = ModelInfo), (status = 503), (status = 507)))]
+pub(super) async fn load(State(app): State<App>, Path(model): Path<String>) -> Shown {
+    let catalog = &app.pipeline.catalog;
+    let entry = catalog.entry(Some(&model))?;
+    drop(catalog.acquire(entry).await?);
+    Ok(Json(ModelInfo::new(catalog, entry)))
+}
+
+/// Drop a model from memory when its last request ends
+#[utoipa::path(post, path = "/v1/models/{model}/unload", tag = "models",
+    responses((status = 200, body = ModelInfo)))]
+pub(super) async fn unload(State(app): State<App>, Path(model): Path<String>) -> Shown {
+    let catalog = &app.pipeline.catalog;
+    let entry = catalog.entry(Some(&model))?;
+    catalog.unload(entry);
+    Ok(Json(ModelInfo::new(catalog, entry)))
+}
+
+/// Keep a model from being evicted
+#[utoipa::path(post, path = "/v1/models/{model}/pin", tag = "models",
+    responses((status = 200, body = ModelInfo)))]
+pub(super) async fn pin(State(app): State<App>, Path(model): Path<String>) -> Shown {
+    set_pinned(&app, &model, true)
+}
+
+/// Allow a model to be evicted
+#[utoipa::path(post, path = "/v1/models/{model}/unpin", tag = "models",
+    responses((status = 200, body = ModelInfo)))]
+pub(super) async fn unpin(State(app): State<App>, Path(model): Path<String>) -> Shown {
+    set_pinned(&app, &model, false)
+}
+
+fn set_pinned(app: &App, model: &str, pinned: bool) -> Shown {
+    let catalog = &app.pipeline.catalog;
+    let entry = catalog.entry(Some(model))?;
+    catalog.set_pinned(entry, pinned);
+    Ok(Json(ModelInfo::new(catalog, entry)))
+}

@@ -1,0 +1,28 @@
+//! The API described: `/openapi.json`, and a page to try it at `/docs`.
+
+use axum::Router;
+use utoipa::OpenApi;
+use utoipa_swagger_ui::SwaggerUi;
+
+use super::{App, classify, health, models, oip, tei};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Postsort", description = "Inference server for the small models that read e-mail"),
+    paths(
+        classify::classify, models::list, models::show, models::load, models::unload, models::pin,
+        models::unpin, tei::predict, tei::predict_by, tei::info, oip::server, oip::metadata,
+        oip::infer, oip::index, health::livez, health::readyz, health::health, health::metrics,
+    ),
+    tags(
+        (name = "classify", description = "Mail to labels"),
+        (name = "models", description = "What there is and what is in memory"),
+        (name = "health", description = "For probes and scrapers"),
+        (name = "compatible", description = "Text Embeddings Inference and Open Inference Protocol v2"),
+    )
+)]
+struct Api;
+
+pub(super) fn routes() -> Router<App> {
+    Router::new().merge(SwaggerUi::new("/docs").url("/openapi.json", Api::openapi()))
+}

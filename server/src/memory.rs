@@ -1,0 +1,129 @@
+//! How much memory there is, and how much of it models may take.
+
+use std::fmt;
+use std::str::FromStr;
+
+use sysinfo::{MemoryRefreshKind, ProcessRefreshKind, ProcessesToUpdate, System};
+
+/// The most memory that models may take: bytes, or a share of what the process may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemoryLimit {
+    /// This many bytes.
+    Bytes(u64),
+    /// This share of the machine's or the control group's memory, 1–100.
+    Percent(u8),
+}
+
+impl MemoryLimit {
+    /// The limit in bytes on this machine.
+    #[must_use]
+    pub fn bytes(self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Percent(percent) => {
+                let total = u128::from(MemoryReading::take().total_bytes);
+                u64::try_from(total * u128::from(percent) / 100).unwrap_or(u64::MAX)
+            }
+        }
+    }
+}
+
+impl FromStr for MemoryLimit {
+    type Err = String;
+
+    /// `2147483648`, `512MiB`, `2GB`, `80%`.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = || format!("`{text}` is neither bytes (2147483648, 512MiB, 2GB) nor a share (80%)");
+        let text = text.trim();
+        if let Some(percent) = text.strip_suffix('%') {
+            let percent = percent.trim().parse().map_err(|_| wrong())?;
+            return if (1..=100).contains(&percent) { Ok(Self::Percent(percent)) } else { Err(wrong()) };
+        }
+        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, unit) = text.split_at(digits);
+        let factor: u64 = match unit.trim() {
+            "" | "B" => 1,
+            "kB" | "KB" => 1_000,
+            "MB" => 1_000_000,
+            "GB" => 1_000_000_000,
+            "KiB" | "K" | "k" => 1 << 10,
+            "MiB" | "M" => 1 << 20,
+            "GiB" | "G" => 1 << 30,
+            _ => return Err(wrong()),
+        };
+        let number: u64 = number.parse().map_err(|_| wrong())?;
+        number.checked_mul(factor).map(Self::Bytes).ok_or_else(wrong)
+    }
+}
+
+impl fmt::Display for MemoryLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bytes(bytes) => write!(f, "{bytes}"),
+            Self::Percent(percent) => write!(f, "{percent}%"),
+        }
+    }
+}
+
+/// Memory at one moment.
+#[derive(Clone, Copy, Debug)]
+pub struct MemoryReading {
+    /// What the process may use: the control group's limit or the machine's memory.
+    pub total_bytes: u64,
+    /// What is in use of that, by everyone.
+    pub used_bytes: u64,
+    /// Resident set of this process.
+    pub process_bytes: u64,
+}
+
+impl MemoryReading {
+    /// Reads the system now; some tens of microseconds.
+    #[must_use]
+    pub fn take() -> Self {
+        let mut system = System::new();
+        system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
+        let (mut total_bytes, mut used_bytes) =
+            (system.total_memory(), system.total_memory().saturating_sub(system.available_memory()));
+        if let Some(group) = system.cgroup_limits()
+            && group.total_memory > 0
+            && group.total_memory < total_bytes
+        {
+            total_bytes = group.total_memory;
+            used_bytes = group.total_memory.saturating_sub(group.free_memory);
+        }
+        let process_bytes = sysinfo::get_current_pid().map_or(0, |pid| {
+            system.refresh_processes_specifics(
+                ProcessesToUpdate::Some(&[pid]),
+                false,
+                ProcessRefreshKind::nothing().with_memory(),
+            );
+            system.process(pid).map_or(0, sysinfo::Process::memory)
+        });
+        Self { total_bytes, used_bytes, process_bytes }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{MemoryLimit, MemoryReading};
+
+    #[test]
+    fn limits_parse() {
+        let parse = |text: &str| text.parse::<MemoryLimit>();
+        assert_eq!(parse("80%"), Ok(MemoryLimit::Percent(80)));
+        assert_eq!(parse("512MiB"), Ok(MemoryLimit::Bytes(512 << 20)));
+        assert_eq!(parse("2 GB"), Ok(MemoryLimit::Bytes(2_000_000_000)));
+        assert_eq!(parse("12345"), Ok(MemoryLimit::Bytes(12_345)));
+        for wrong in ["", "0%", "101%", "-1", "3 parsecs", "99999999999GiB", "%"] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_reading_is_plausible() {
+        let reading = MemoryReading::take();
+        assert!(reading.process_bytes > 1 << 20, "{reading:?}");
+        assert!(reading.used_bytes <= reading.total_bytes, "{reading:?}");
+        assert!(MemoryLimit::Percent(50).bytes() <= reading.total_bytes / 2 + 1);
+    }
+}

@@ -1,0 +1,77 @@
+//! A server's life: bind, preload, serve, drain.
+
+use std::future::{Future, IntoFuture};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::serve::ListenerExt;
+use tokio::net::TcpListener;
+
+use crate::config::Config;
+use crate::error::Error;
+use crate::http::{App, Life, router};
+use crate::pipeline::Pipeline;
+
+/// How often recorded samples are folded into buckets.
+const METRICS_UPKEEP: Duration = Duration::from_secs(5);
+
+/// Serves on `listener` until `shutdown` ends; then lets requests finish, for as long as the
+/// settings say.
+///
+/// # Errors
+/// The settings cannot be met: a models folder that cannot be read, an unknown default model.
+pub async fn run(
+    listener: TcpListener,
+    config: &Config,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), Error> {
+    let pipeline = Arc::new(Pipeline::new(config)?);
+    let app = App { pipeline: Arc::clone(&pipeline), life: Arc::new(Life::default()) };
+    let upkeep = tokio::spawn(upkeep(Arc::clone(&pipeline)));
+    let preload = tokio::spawn(preload(app.clone(), config.preload.clone()));
+
+    let (draining, drained) = (Arc::clone(&app.life), config.drain_timeout);
+    let (signal, mut signalled) = tokio::sync::watch::channel(false);
+    let shutdown = async move {
+        shutdown.await;
+        draining.set_draining();
+        tracing::info!("draining");
+        let _ = signal.send(true);
+    };
+    // Small answers must not wait for more to come (Nagle's algorithm).
+    let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
+    let server = axum::serve(listener, router(app)).with_graceful_shutdown(shutdown);
+    let overdue = async {
+        let _ = signalled.wait_for(|&draining| draining).await;
+        tokio::time::sleep(drained).await;
+    };
+    tokio::select! {
+        served = server.into_future() => served.map_err(|e| Error::setup("serving", e))?,
+        () = overdue => tracing::warn!("requests were cut off: the drain timeout passed"),
+    }
+    upkeep.abort();
+    preload.abort();
+    Ok(())
+}
+
+async fn upkeep(pipeline: Arc<Pipeline>) {
+    let mut ticks = tokio::time::interval(METRICS_UPKEEP);
+    loop {
+        ticks.tick().await;
+        pipeline.metrics.upkeep();
+    }
+}
+
+/// A model that fails to load is logged and shown by `/health`; the others are served.
+async fn preload(app: App, names: Vec<String>) {
+    for name in names {
+        let loaded = match app.pipeline.catalog.entry(Some(&name)) {
+            Ok(entry) => app.pipeline.catalog.acquire(entry).await.map(drop),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = loaded {
+            tracing::error!(model = name, %error, "preload failed");
+        }
+    }
+    app.life.set_preloaded();
+}

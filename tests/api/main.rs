@@ -1,0 +1,10 @@
+//! Real servers on free ports, real models, real requests.
+
+mod bad_input;
+mod bundled;
+mod classify;
+mod cli;
+mod compatible;
+mod life;
+mod models;
+mod server;

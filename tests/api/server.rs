@@ -1,0 +1,148 @@
+//! A server in this process, and a client for it.
+
+use std::path::{Path, PathBuf};
+
+use postsort_server::config::{Config, Options};
+use postsort_server::serve;
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+
+/// A running server; stops when dropped.
+pub(crate) struct Server {
+    pub(crate) url: String,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+/// A status with its headers and body.
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: ureq::http::HeaderMap,
+    pub(crate) text: String,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|_| panic!("JSON expected: {}", self.text))
+    }
+
+    /// The contract's error code.
+    pub(crate) fn code(&self) -> String {
+        self.json()["error"]["code"].as_str().unwrap_or_default().to_owned()
+    }
+}
+
+pub(crate) fn fixture(name: &str) -> PathBuf {
+    root().join("models/tests/fixtures").join(name)
+}
+
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// A models folder with these fixtures, by name.
+pub(crate) fn models_dir(fixtures: &[&str]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    for name in fixtures {
+        copy_folder(&fixture(name), &dir.path().join(name));
+    }
+    dir
+}
+
+pub(crate) fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("creates");
+    for entry in std::fs::read_dir(from).expect("lists") {
+        let path = entry.expect("lists").path();
+        std::fs::copy(&path, to.join(path.file_name().expect("a file"))).expect("copies");
+    }
+}
+
+pub(crate) fn options(models_dir: &Path) -> Options {
+    Options {
+        models_dir: Some(models_dir.to_owned()),
+        listen: Some(([127, 0, 0, 1], 0).into()),
+        threads: Some(2),
+        ..Options::default()
+    }
+}
+
+impl Server {
+    /// Starts with these settings and waits until it is ready.
+    pub(crate) fn start(options: Options) -> Self {
+        let config: Config = options.resolve().expect("valid settings");
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (tell, told) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .enable_all()
+                .build()
+                .expect("threads");
+            runtime.block_on(async {
+                let listener = TcpListener::bind(config.listen).await.expect("a free port");
+                tell.send(listener.local_addr().expect("an address")).expect("the test waits");
+                let shutdown = async { drop(stopped.await) };
+                serve::run(listener, &config, shutdown).await.expect("serves");
+            });
+        });
+        let address = told.recv().expect("the server starts");
+        let server = Self { url: format!("http://{address}"), stop: Some(stop), thread: Some(thread) };
+        for _ in 0..200 {
+            if server.get("/readyz").status == 200 {
+                return server;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        server
+    }
+
+    /// With the fixtures of these names, and the folder that has to outlive it.
+    pub(crate) fn with(fixtures: &[&str]) -> (Self, tempfile::TempDir) {
+        let dir = models_dir(fixtures);
+        (Self::start(options(dir.path())), dir)
+    }
+
+    pub(crate) fn get(&self, path: &str) -> Answer {
+        answer(agent().get(format!("{}{path}", self.url)).call())
+    }
+
+    pub(crate) fn post(&self, path: &str, body: &Value) -> Answer {
+        self.send(path, "application/json", body.to_string().as_bytes())
+    }
+
+    pub(crate) fn send(&self, path: &str, content_type: &str, body: &[u8]) -> Answer {
+        let request = agent().post(format!("{}{path}", self.url)).header("content-type", content_type);
+        answer(request.send(body))
+    }
+
+    pub(crate) fn classify(&self, body: &Value) -> Answer {
+        self.post("/v1/classify", body)
+    }
+
+    pub(crate) fn address(&self) -> &str {
+        self.url.trim_start_matches("http://")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let stopped = thread.join();
+            assert!(stopped.is_ok() || std::thread::panicking(), "the server stops cleanly");
+        }
+    }
+}
+
+fn agent() -> ureq::Agent {
+    let timeout = Some(std::time::Duration::from_secs(60));
+    ureq::Agent::config_builder().http_status_as_error(false).timeout_global(timeout).build().into()
+}
+
+fn answer(response: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Answer {
+    let mut response = response.expect("an answer");
+    let headers = response.headers().clone();
+    let text = response.body_mut().with_config().limit(64 << 20).read_to_string().expect("text");
+    Answer { status: response.status().as_u16(), headers, text }
+}
