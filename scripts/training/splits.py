@@ -14,11 +14,10 @@ SHINGLE_WORDS = 4
 PERMUTATIONS = 96
 BANDS = 24
 SIMILARITY = 0.6
-PRIME = (1 << 61) - 1
 
 
 def words(text):
-    return re.findall(r"[a-z]+", text.lower())
+    return re.findall(r"\w+", text.lower())
 
 
 def signature(tokens, coefficients):
@@ -76,11 +75,17 @@ def split(mails):
     return {"train": train, "validation": validation, "test": test, "bulk": bulk}
 
 
+def without_traps(text):
+    """The text without the mark that a spam-trap list put into what it forwarded."""
+    return "\n".join(line for line in text.split("\n") if "DeathToSpam" not in line)
+
+
 def load(path):
     """Reads the extracted mails; returns splits and the counts that the model card states."""
     mails = []
     for line in Path(path).read_text().splitlines():
         mail = json.loads(line)
+        mail["text"] = without_traps(mail["text"])
         mail["group"] = Path(mail["path"]).parent.name
         mail["label"] = int(mail["group"].startswith("spam"))
         mails.append(mail)

@@ -1,9 +1,9 @@
-"""Fine-tunes all-MiniLM-L6-v2 for spam and ham on the SpamAssassin corpus."""
+"""Fine-tunes all-MiniLM-L6-v2 to tell spam from ham."""
 
 import argparse
 import json
+import math
 import random
-import re
 import time
 from pathlib import Path
 
@@ -11,108 +11,104 @@ import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+import augment
+import long_text
 import splits
 
-TOKENS_MAX = 256
-EPOCHS = 3
 BATCH = 32
-LEARNING_RATE = 1.2e-4
-HARD_HAM_COPIES = 6
-SHORT_COPIES = 2
-HERE = Path(__file__).parent
+LEARNING_RATE = 1e-4
+WARM_UP = 0.1
+WEIGHT_DECAY = 0.01
+LABEL_SMOOTHING = 0.02
+# The shipped weights are an exponential mean over about the last hundred steps.
+MEAN_DECAY = 0.99
 
 
-def excerpt(rng, text):
-    """A few lines out of the middle: what a short mail of the same author would look like."""
-    lines = [line for line in text.split("\n") if not line.startswith(">") and len(line) > 20]
-    if not lines:
-        return text
-    start = rng.randrange(len(lines))
-    return "\n".join(lines[start : start + rng.randint(1, 3)])
-
-
-def without_subject(text):
-    return text.split("\n", 1)[1] if "\n" in text else text
-
-
-def examples(mails, rng):
-    """One epoch's texts and labels, augmented anew in each."""
-    drawn = []
-    for mail in mails:
-        copies = HARD_HAM_COPIES if mail["group"] == "hard-ham-1" else 1
-        for _ in range(copies):
-            text, chance = mail["text"], rng.random()
-            if mail["label"] == 0 and mail["group"] != "hard-ham-1" and chance < 0.15:
-                text = excerpt(rng, text)
-            elif chance > 0.9:
-                text = without_subject(text)
-            drawn.append((text, mail["label"]))
-    for name, label in (("personal_ham.txt", 0), ("short_spam.txt", 1)):
-        drawn += [(line, label) for line in (HERE / name).read_text().splitlines()] * SHORT_COPIES
-    rng.shuffle(drawn)
-    return drawn
-
-
-def batches(tokenizer, drawn, rng):
+def batches(tokenizer, rng, drawn):
     """Batches of like length, so that little is padding."""
-    encoded = tokenizer([text for text, _ in drawn], truncation=True, max_length=TOKENS_MAX)["input_ids"]
-    order = sorted(range(len(drawn)), key=lambda i: len(encoded[i]) + rng.random() * 24)
-    groups = [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
+    subjects = long_text.token_ids(tokenizer, [subject for subject, _, _ in drawn])
+    bodies = long_text.token_ids(tokenizer, [body for _, body, _ in drawn])
+    rows = [
+        (augment.cut(rng, subject, body), label)
+        for subject, body, (_, _, label) in zip(subjects, bodies, drawn)
+    ]
+    rows.sort(key=lambda row: len(row[0]) + rng.random() * 24)
+    groups = [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
     rng.shuffle(groups)
     for group in groups:
-        padded = tokenizer.pad({"input_ids": [encoded[i] for i in group]}, return_tensors="pt")
-        yield padded, torch.tensor([drawn[i][1] for i in group])
+        ids = long_text.padded(tokenizer, [ids for ids, _ in group])
+        yield ids, torch.tensor([label for _, label in group])
 
 
-def logits_of(model, tokenizer, texts):
-    """Logits in f32, in the order of the texts."""
+def head_accuracy(model, tokenizer, mails):
+    """Share of mails that the model gets right from their first 256 tokens."""
     model.eval()
-    encoded = tokenizer(texts, truncation=True, max_length=TOKENS_MAX)["input_ids"]
-    order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
-    logits = np.zeros((len(texts), model.config.num_labels), dtype=np.float32)
-    with torch.no_grad():
-        for i in range(0, len(order), 32):
-            group = order[i : i + 32]
-            padded = tokenizer.pad({"input_ids": [encoded[j] for j in group]}, return_tensors="pt")
-            logits[group] = model(**padded).logits.float().numpy()
-    return logits
+    rows = [long_text.windows(ids, [], "truncate", 256)[0]
+            for ids in long_text.token_ids(tokenizer, [mail["text"] for mail in mails])]
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    right = 0
+    with torch.inference_mode():
+        for i in range(0, len(order), BATCH):
+            group = order[i : i + BATCH]
+            guesses = model(**long_text.padded(tokenizer, [rows[j] for j in group])).logits.argmax(1)
+            right += sum(int(guess) == mails[j]["label"] for guess, j in zip(guesses, group))
+    return right / len(mails)
+
+
+def groups_of_parameters(model):
+    """Word embeddings stay as they are: most words are in a handful of the mails only."""
+    model.bert.embeddings.word_embeddings.weight.requires_grad_(False)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": WEIGHT_DECAY},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
 
 
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--mails", required=True)
-    parser.add_argument("--base", required=True)
-    parser.add_argument("--out", required=True)
-    parser.add_argument("--bf16", action="store_true", help="train in bfloat16 where the CPU has it")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--mails", required=True, help="JSON lines that `postsort extract` wrote")
+    parser.add_argument("--base", required=True, help="folder of the base model")
+    parser.add_argument("--out", required=True, help="folder for the model")
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--steps-max", type=int, default=0, help="stop early, to try the pipeline")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--bf16", action="store_true", help="for CPUs that multiply in bfloat16")
     arguments = parser.parse_args()
 
+    torch.set_num_threads(arguments.threads)
     torch.manual_seed(splits.SEED)
+    np.random.seed(splits.SEED)
     rng = random.Random(splits.SEED)
     parts, counts = splits.load(arguments.mails)
     print(json.dumps(counts), flush=True)
 
     tokenizer = AutoTokenizer.from_pretrained(arguments.base)
+    tokenizer.model_max_length = 512
     model = AutoModelForSequenceClassification.from_pretrained(
-        arguments.base, num_labels=2, id2label={0: "ham", 1: "spam"}, label2id={"ham": 0, "spam": 1},
+        arguments.base,
+        num_labels=2,
+        id2label={0: "ham", 1: "spam"},
+        label2id={"ham": 0, "spam": 1},
         problem_type="single_label_classification",
-    ).float()
-    decayed = [p for n, p in model.named_parameters() if p.ndim > 1]
-    plain = [p for n, p in model.named_parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}], lr=LEARNING_RATE
+        dtype=torch.float32,
     )
-    steps = EPOCHS * -(-len(examples(parts["train"], random.Random(0))) // BATCH)
-    warm_up = steps // 10
+    optimizer = torch.optim.AdamW(groups_of_parameters(model), lr=LEARNING_RATE)
+    steps = arguments.epochs * math.ceil(len(augment.examples(random.Random(0), parts["train"])) / BATCH)
+    warm_up = max(1, int(steps * WARM_UP))
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / warm_up, max(0.0, (steps - step) / (steps - warm_up)))
+        optimizer, lambda step: min((step + 1) / warm_up, (steps - step) / (steps - warm_up))
     )
-    loss_of = torch.nn.CrossEntropyLoss(label_smoothing=0.02)
-    started, step = time.time(), 0
-    for epoch in range(EPOCHS):
+    mean = torch.optim.swa_utils.AveragedModel(
+        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(MEAN_DECAY)
+    )
+    loss_of = torch.nn.CrossEntropyLoss(label_smoothing=LABEL_SMOOTHING)
+    started, step = time.monotonic(), 0
+    for epoch in range(arguments.epochs):
         model.train()
-        for padded, labels in batches(tokenizer, examples(parts["train"], rng), rng):
+        for ids, labels in batches(tokenizer, rng, augment.examples(rng, parts["train"])):
             with torch.autocast("cpu", torch.bfloat16, enabled=arguments.bf16):
-                logits = model(**padded).logits
+                logits = model(**ids).logits
             loss = loss_of(logits.float(), labels)
             optimizer.zero_grad()
             loss.backward()
@@ -120,20 +116,31 @@ def main():
             optimizer.step()
             schedule.step()
             step += 1
+            if step > warm_up:
+                mean.update_parameters(model)
             if step % 20 == 0:
-                print(f"epoch {epoch} step {step}/{steps} loss {loss.item():.4f} {time.time() - started:.0f} s", flush=True)
-        texts = [mail["text"] for mail in parts["validation"]]
-        guesses = logits_of(model, tokenizer, texts).argmax(1)
-        truth = np.array([mail["label"] for mail in parts["validation"]])
-        print(f"epoch {epoch}: validation accuracy {(guesses == truth).mean():.4f}", flush=True)
-
-    out = Path(arguments.out)
-    out.mkdir(parents=True, exist_ok=True)
-    model.half().save_pretrained(out)
-    tokenizer.model_max_length = 512
-    tokenizer.save_pretrained(out)
-    counts["minutes"] = round((time.time() - started) / 60, 1)
-    Path(arguments.mails).with_name("training.json").write_text(json.dumps(counts))
+                seconds = time.monotonic() - started
+                print(f"step {step}/{steps} loss {loss.item():.4f} {seconds:.0f} s", flush=True)
+            if step == arguments.steps_max:
+                break
+        accuracy = head_accuracy(mean.module, tokenizer, parts["validation"])
+        print(f"epoch {epoch + 1}: validation accuracy {accuracy:.4f}", flush=True)
+        out = Path(arguments.out)
+        out.mkdir(parents=True, exist_ok=True)
+        half = AutoModelForSequenceClassification.from_config(mean.module.config)
+        half.load_state_dict(mean.module.state_dict())
+        half.half().save_pretrained(out)
+        tokenizer.save_pretrained(out)
+        facts = {
+            **counts,
+            "epochs": epoch + 1,
+            "steps": step,
+            "minutes": round((time.monotonic() - started) / 60, 1),
+            "bf16": arguments.bf16,
+        }
+        (out.parent / "spam-training.json").write_text(json.dumps(facts, indent=1))
+        if step == arguments.steps_max:
+            break
 
 
 if __name__ == "__main__":

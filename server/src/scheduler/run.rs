@@ -121,6 +121,8 @@ impl<M: BatchModel> Drop for Scheduler<M> {
             std::mem::take(&mut queue.jobs)
         };
         waiting.iter().for_each(|job| job.model.dequeued(job.tokens));
+        // Before the dispatcher is waited for: whoever waits for these need not wait for its batch.
+        drop(waiting);
         self.shared.wake.notify_all();
         if let Some(dispatcher) = self.dispatcher.take() {
             // It catches panics of the engine, so there is nothing to learn from the result.

@@ -1,0 +1,38 @@
+"""Texts as sequences of token ids, the way the server cuts them (`long` in a manifest)."""
+
+WINDOWS_MAX = 8
+SUBJECT_TOKENS_MAX = 32
+
+
+def windows(ids, subject, long, tokens_max):
+    """Sequences without special tokens of a text with `ids` that begins with `subject`.
+
+    `long`: `truncate`, `head_tail` or `window`; `tokens_max` counts the two special tokens.
+    """
+    room = tokens_max - 2
+    if long == "truncate" or len(ids) <= room:
+        return [ids[:room]]
+    if long == "head_tail":
+        return [ids[: room - room // 2] + ids[len(ids) - room // 2 :]]
+    subject = subject[: min(SUBJECT_TOKENS_MAX, room // 4)]
+    width = room - len(subject)
+    found, end = [ids[:room]], room
+    while end < len(ids) and len(found) < WINDOWS_MAX:
+        start = end - width // 4
+        end = min(len(ids), start + width)
+        found.append(subject + ids[start:end])
+    return found
+
+
+def token_ids(tokenizer, texts):
+    """Token ids of each text, whole and without special tokens."""
+    if not texts:
+        return []
+    return tokenizer(texts, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+
+
+def padded(tokenizer, sequences):
+    """One batch of sequences, special tokens added."""
+    first, last = tokenizer.cls_token_id, tokenizer.sep_token_id
+    rows = [[first, *sequence, last] for sequence in sequences]
+    return tokenizer.pad({"input_ids": rows}, return_tensors="pt")
