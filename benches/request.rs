@@ -1,7 +1,6 @@
 //! The parts of a request's way, one by one: decode, digest and look up, tokenise, compute.
 //!
 //! `cargo bench -p postsort-benches`
-#![expect(missing_docs, reason = "criterion's macros make public items")]
 
 use std::hint::black_box;
 use std::path::Path;
@@ -40,9 +39,11 @@ fn parts(c: &mut Criterion) {
     let digest = || Digester::new().field(b"0123456789abcdef").field(text.text.as_bytes()).finish();
     let results = ResultCache::new(1 << 20);
     if let Claim::Lead(lead) = results.claim(digest()) {
-        lead.fulfil(Arc::new(Logits([0.5, -0.5].into())));
+        lead.fulfil(&Arc::new(Logits([0.5, -0.5].into())));
     }
-    c.bench_function("digest and cache hit", |b| b.iter(|| results.get(black_box(digest())).is_some()));
+    c.bench_function("digest and cache hit", |b| {
+        b.iter(|| results.get(black_box(digest())).is_some());
+    });
 
     let model = bundled();
     let mut group = c.benchmark_group("tokenise");

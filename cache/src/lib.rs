@@ -10,5 +10,7 @@ mod residency;
 mod results;
 
 pub use digest::{Digest, Digester};
-pub use residency::{Backoff, Lease, ModelState, Residency, ResidencyError, ResidencyStats, Source};
+pub use residency::{
+    Backoff, Lease, ModelState, Residency, ResidencyError, ResidencyStats, Source,
+};
 pub use results::{Claim, Lead, ResultCache, ResultStats, Weigh};

@@ -43,7 +43,9 @@ pub enum ResidencyError<E> {
         budget_bytes: u64,
     },
     /// It would fit, but what is resident now is in use or pinned.
-    #[error("model needs {needed_bytes} bytes, {free_bytes} are free and the rest is in use or pinned")]
+    #[error(
+        "model needs {needed_bytes} bytes, {free_bytes} are free and the rest is in use or pinned"
+    )]
     NoRoom {
         /// Bytes that the model needs.
         needed_bytes: u64,
@@ -224,6 +226,9 @@ impl<S: Source> Default for Slot<S> {
     }
 }
 
+/// Models taken out of the table, to be dropped without its lock.
+type Evicted<S> = Vec<Arc<Resident<<S as Source>::Model>>>;
+
 /// What one look at the table led to.
 enum Step<S: Source> {
     Leased(Lease<S::Model>),
@@ -235,7 +240,8 @@ impl<S: Source> Residency<S> {
     /// Nothing resident yet.
     #[must_use]
     pub fn new(source: S, budget_bytes: u64, backoff: Backoff) -> Self {
-        let table = Table { budget_bytes, used_bytes: Arc::default(), clock: 0, slots: HashMap::new() };
+        let table =
+            Table { budget_bytes, used_bytes: Arc::default(), clock: 0, slots: HashMap::new() };
         Self { source: Arc::new(source), table: Arc::new(Mutex::new(table)), backoff }
     }
 
@@ -289,7 +295,8 @@ impl<S: Source> Residency<S> {
     }
 
     fn spawn_load(&self, name: &str, done: watch::Sender<bool>) {
-        let (source, table, backoff) = (Arc::clone(&self.source), Arc::clone(&self.table), self.backoff);
+        let (source, table, backoff) =
+            (Arc::clone(&self.source), Arc::clone(&self.table), self.backoff);
         let name = name.to_owned();
         tokio::task::spawn_blocking(move || {
             let started = Instant::now();
@@ -383,10 +390,7 @@ impl<S: Source> Table<S> {
     }
 
     /// Evicts the least recently used idle models until `needed_bytes` are free. All or nothing.
-    fn make_room(
-        &mut self,
-        needed_bytes: u64,
-    ) -> Result<Vec<Arc<Resident<S::Model>>>, ResidencyError<S::Error>> {
+    fn make_room(&mut self, needed_bytes: u64) -> Result<Evicted<S>, ResidencyError<S::Error>> {
         let budget_bytes = self.budget_bytes;
         if needed_bytes > budget_bytes {
             return Err(ResidencyError::LargerThanBudget { needed_bytes, budget_bytes });

@@ -15,7 +15,10 @@ impl Source for Sizes {
     type Error = String;
 
     fn estimate_bytes(&self, name: &str) -> Result<u64, String> {
-        name.split('-').next().and_then(|size| size.parse().ok()).ok_or_else(|| "no size".to_owned())
+        name.split('-')
+            .next()
+            .and_then(|size| size.parse().ok())
+            .ok_or_else(|| "no size".to_owned())
     }
     fn load(&self, name: &str) -> Result<(String, u64), String> {
         self.loads.fetch_add(1, Ordering::SeqCst);
@@ -33,13 +36,18 @@ impl Source for Sizes {
 
 fn residency(budget_bytes: u64) -> Residency<Sizes> {
     let backoff = Backoff { first: Duration::from_millis(40), max: Duration::from_secs(1) };
-    Residency::new(Sizes { pause: Duration::from_millis(5), ..Sizes::default() }, budget_bytes, backoff)
+    Residency::new(
+        Sizes { pause: Duration::from_millis(5), ..Sizes::default() },
+        budget_bytes,
+        backoff,
+    )
 }
 
 #[tokio::test]
 async fn first_requests_share_one_load() {
     let models = residency(100);
-    let leases = tokio::join!(models.acquire("10-a"), models.acquire("10-a"), models.acquire("10-a"));
+    let leases =
+        tokio::join!(models.acquire("10-a"), models.acquire("10-a"), models.acquire("10-a"));
     assert_eq!(leases.0.expect("loads").as_str(), "10-a");
     assert!(leases.1.is_ok() && leases.2.is_ok());
     assert_eq!(models.source().loads.load(Ordering::SeqCst), 1);
@@ -68,7 +76,10 @@ async fn leased_and_pinned_models_stay() {
     models.acquire("10-b").await.expect("fits");
     models.set_pinned("10-b", true);
     let error = models.acquire("15-c").await.expect_err("no room");
-    assert!(matches!(error, ResidencyError::NoRoom { needed_bytes: 15, free_bytes: 0 }), "{error:?}");
+    assert!(
+        matches!(error, ResidencyError::NoRoom { needed_bytes: 15, free_bytes: 0 }),
+        "{error:?}"
+    );
     assert_eq!(models.used_bytes(), 20, "nothing was evicted in vain");
     drop(held);
     models.acquire("10-c").await.expect("a is idle now");
@@ -108,7 +119,9 @@ async fn a_failure_is_remembered_and_frees_its_reservation() {
 async fn a_panic_while_loading_is_a_failed_load() {
     let models = residency(100);
     let error = models.acquire("10-panic").await.expect_err("panics");
-    assert!(matches!(error, ResidencyError::Failed { source_error, .. } if source_error == "panicked"));
+    assert!(
+        matches!(error, ResidencyError::Failed { source_error, .. } if source_error == "panicked")
+    );
     assert_eq!(models.used_bytes(), 0);
 }
 

@@ -56,9 +56,12 @@ pub struct ResultCache<V> {
 
 struct Flights<V> {
     kept: moka::sync::Cache<Digest, Arc<V>, BuildHasherDefault<DigestHasher>>,
-    waiting: Mutex<HashMap<Digest, Vec<oneshot::Sender<Arc<V>>>, BuildHasherDefault<DigestHasher>>>,
+    waiting: Mutex<Waiting<V>>,
     evictions: Arc<AtomicU64>,
 }
+
+/// Those who wait for a computation, by its key.
+type Waiting<V> = HashMap<Digest, Vec<oneshot::Sender<Arc<V>>>, BuildHasherDefault<DigestHasher>>;
 
 /// A digest is already uniform: its low half is the hash.
 #[derive(Clone, Copy, Debug, Default)]
@@ -153,13 +156,13 @@ impl<V: Weigh + Send + Sync + 'static> ResultCache<V> {
 
 impl<V: Send + Sync + 'static> Lead<V> {
     /// Publishes the answer: to the cache and to all who wait for it.
-    pub fn fulfil(mut self, value: Arc<V>) {
+    pub fn fulfil(mut self, value: &Arc<V>) {
         self.fulfilled = true;
-        self.flights.kept.insert(self.key, Arc::clone(&value));
+        self.flights.kept.insert(self.key, Arc::clone(value));
         let waiters = self.flights.waiting.lock().remove(&self.key);
         for waiter in waiters.into_iter().flatten() {
             // A waiter that has gone away needs no answer.
-            let _ = waiter.send(Arc::clone(&value));
+            let _ = waiter.send(Arc::clone(value));
         }
     }
 }
@@ -204,7 +207,7 @@ mod tests {
         let bytes_max = 100_000;
         let cache = ResultCache::new(bytes_max);
         for n in 0..1_000 {
-            lead(&cache, n).fulfil(Arc::new(Blob(vec![0; 1_000])));
+            lead(&cache, n).fulfil(&Arc::new(Blob(vec![0; 1_000])));
         }
         let stats = cache.stats();
         assert!(stats.bytes <= bytes_max, "{stats:?}");
@@ -218,7 +221,7 @@ mod tests {
         let leader = lead(&cache, 7);
         let Claim::Wait(first) = cache.claim(key(7)) else { panic!("second must wait") };
         let Claim::Wait(second) = cache.claim(key(7)) else { panic!("third must wait") };
-        leader.fulfil(Arc::new(Blob(vec![42])));
+        leader.fulfil(&Arc::new(Blob(vec![42])));
         assert_eq!(first.await.expect("answered").0, [42]);
         assert_eq!(second.await.expect("answered").0, [42]);
         assert!(matches!(cache.claim(key(7)), Claim::Hit(value) if value.0 == [42]));
@@ -231,7 +234,7 @@ mod tests {
         let Claim::Wait(waiter) = cache.claim(key(1)) else { panic!("must wait") };
         drop(leader);
         assert!(waiter.await.is_err());
-        lead(&cache, 1).fulfil(Arc::new(Blob(vec![])));
+        lead(&cache, 1).fulfil(&Arc::new(Blob(vec![])));
         assert!(cache.get(key(1)).is_some());
     }
 
@@ -240,7 +243,7 @@ mod tests {
         let cache = ResultCache::new(0);
         let leader = lead(&cache, 1);
         let Claim::Wait(waiter) = cache.claim(key(1)) else { panic!("must wait") };
-        leader.fulfil(Arc::new(Blob(vec![1])));
+        leader.fulfil(&Arc::new(Blob(vec![1])));
         assert_eq!(waiter.await.expect("answered").0, [1]);
         assert_eq!(cache.stats().entries, 0);
         drop(lead(&cache, 1));

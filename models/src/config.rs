@@ -36,7 +36,8 @@ impl Architecture {
             "deberta-v2" => Self::DebertaV2,
             "modernbert" => Self::ModernBert,
             _ => {
-                let supported = "bert, distilbert, roberta, xlm-roberta, electra, deberta-v2, modernbert";
+                let supported =
+                    "bert, distilbert, roberta, xlm-roberta, electra, deberta-v2, modernbert";
                 let reason = format!("is `{name}`; supported are {supported}");
                 return Err(ModelError::bad_config("model_type", reason));
             }
@@ -178,7 +179,8 @@ impl ModelConfig {
         let architecture = Architecture::of(config)?;
         let fields = Fields(config);
         let distil = architecture == Architecture::DistilBert;
-        let name = |usual: &'static str, distilled: &'static str| if distil { distilled } else { usual };
+        let name =
+            |usual: &'static str, distilled: &'static str| if distil { distilled } else { usual };
         let hidden = fields.size(name("hidden_size", "dim"), None)?;
         let modern = architecture == Architecture::ModernBert;
         let deberta = architecture == Architecture::DebertaV2;
@@ -193,7 +195,10 @@ impl ModelConfig {
         }
         let kind = fields.text("position_embedding_type").unwrap_or("absolute");
         if !deberta && kind != "absolute" {
-            return Err(ModelError::bad_config("position_embedding_type", format!("`{kind}` is not supported")));
+            return Err(ModelError::bad_config(
+                "position_embedding_type",
+                format!("`{kind}` is not supported"),
+            ));
         }
         let activation = if modern {
             Activation::of(config, "hidden_activation", "gelu")?
@@ -212,7 +217,8 @@ impl ModelConfig {
             Architecture::DebertaV2 => Family::Deberta(DebertaConfig::new(fields, hidden, heads)?),
             Architecture::ModernBert => {
                 if (hidden / heads) % 2 != 0 {
-                    let reason = format!("{heads} gives heads of odd width, which cannot be rotated");
+                    let reason =
+                        format!("{heads} gives heads of odd width, which cannot be rotated");
                     return Err(ModelError::bad_config("num_attention_heads", reason));
                 }
                 Family::ModernBert(ModernBertConfig::new(fields, layers)?)
@@ -227,7 +233,11 @@ impl ModelConfig {
             heads,
             intermediate: fields.size(name("intermediate_size", "hidden_dim"), None)?,
             vocabulary: fields.size("vocab_size", None)?,
-            embedding: if has_embedding_size { fields.size("embedding_size", Some(hidden))? } else { hidden },
+            embedding: if has_embedding_size {
+                fields.size("embedding_size", Some(hidden))?
+            } else {
+                hidden
+            },
             positions: fields.size("max_position_embeddings", Some(512))?,
             token_types: match architecture {
                 Architecture::DistilBert | Architecture::ModernBert => 0,
@@ -266,7 +276,8 @@ impl DebertaConfig {
         let distance = fields.0.get("max_relative_positions").and_then(Value::as_i64).unwrap_or(-1);
         let positions = fields.size("max_position_embeddings", Some(512))?;
         let buckets = fields.0.get("position_buckets").and_then(Value::as_i64).unwrap_or(-1);
-        let positive = |number: i64| usize::try_from(number).ok().filter(|&n| (1..=SIZE_MAX).contains(&n));
+        let positive =
+            |number: i64| usize::try_from(number).ok().filter(|&n| (1..=SIZE_MAX).contains(&n));
         let relative = fields.flag("relative_attention", false).then(|| Relative {
             buckets: positive(buckets),
             distance_max: positive(distance).unwrap_or(positions),
@@ -283,7 +294,10 @@ impl DebertaConfig {
                 Activation::of(fields.0, "conv_act", "tanh")?,
             )),
             size => {
-                return Err(ModelError::bad_config("conv_kernel_size", format!("{size} is not odd")));
+                return Err(ModelError::bad_config(
+                    "conv_kernel_size",
+                    format!("{size} is not odd"),
+                ));
             }
         };
         Ok(Self {
@@ -321,7 +335,8 @@ impl ModernBertConfig {
         // transformers 5 nests the angles by the layers' kind; 4 had two plain numbers.
         let theta = |kind: &str, old: &str, default: f64| {
             let nested = fields.0.get("rope_parameters").and_then(|all| all.get(kind));
-            if let Some(scheme) = nested.and_then(|all| all.get("rope_type")).and_then(Value::as_str)
+            if let Some(scheme) =
+                nested.and_then(|all| all.get("rope_type")).and_then(Value::as_str)
                 && scheme != "default"
             {
                 let reason = format!("`{scheme}` is not supported");
@@ -384,7 +399,9 @@ impl Fields<'_> {
                 .as_u64()
                 .and_then(|number| usize::try_from(number).ok())
                 .filter(|&number| number <= SIZE_MAX)
-                .ok_or_else(|| ModelError::bad_config(field, format!("is not a number up to {SIZE_MAX}"))),
+                .ok_or_else(|| {
+                    ModelError::bad_config(field, format!("is not a number up to {SIZE_MAX}"))
+                }),
         }
     }
 

@@ -50,11 +50,16 @@ pub struct LabelScore {
 
 impl Labels {
     /// From `config.json` and the number of rows of the classifier.
-    pub(crate) fn new(config: &Value, rows: usize, manifest: &Manifest) -> Result<Self, ModelError> {
+    pub(crate) fn new(
+        config: &Value,
+        rows: usize,
+        manifest: &Manifest,
+    ) -> Result<Self, ModelError> {
         let names = match config.get("id2label").and_then(Value::as_object) {
             Some(map) if !map.is_empty() => {
                 if map.len() != rows {
-                    let reason = format!("has {} labels, the classifier has {rows} rows", map.len());
+                    let reason =
+                        format!("has {} labels, the classifier has {rows} rows", map.len());
                     return Err(ModelError::bad_config("id2label", reason));
                 }
                 let name = |id: usize| {
@@ -73,7 +78,10 @@ impl Labels {
             Some("multi_label_classification") => Problem::MultiLabel,
             Some("regression") => Problem::Regression,
             Some(other) => {
-                return Err(ModelError::bad_config("problem_type", format!("`{other}` is unknown")));
+                return Err(ModelError::bad_config(
+                    "problem_type",
+                    format!("`{other}` is unknown"),
+                ));
             }
         };
         for label in manifest.thresholds.keys() {
@@ -113,7 +121,12 @@ impl Labels {
     /// Scores in descending order, equal ones in the order of the labels. `temperature` divides
     /// the logits, but not those that are asked for as they are.
     #[must_use]
-    pub fn scores(&self, logits: &[f32], function: ScoreFunction, temperature: f32) -> Vec<LabelScore> {
+    pub fn scores(
+        &self,
+        logits: &[f32],
+        function: ScoreFunction,
+        temperature: f32,
+    ) -> Vec<LabelScore> {
         let scores = match function {
             ScoreFunction::None => logits.to_vec(),
             ScoreFunction::Sigmoid => {
@@ -197,7 +210,8 @@ mod tests {
     fn names_and_functions_follow_the_config() {
         let ten: serde_json::Map<_, _> =
             (0..11).map(|id| (id.to_string(), json!(format!("l{id}")))).collect();
-        let many = labels(&json!({"id2label": ten, "problem_type": "multi_label_classification"}), 11);
+        let many =
+            labels(&json!({"id2label": ten, "problem_type": "multi_label_classification"}), 11);
         assert_eq!(many.names()[10], "l10", "keys are numbers, not texts");
         assert_eq!(many.default_function(), ScoreFunction::Sigmoid);
         assert_eq!(labels(&json!({}), 2).names(), ["LABEL_0", "LABEL_1"]);
@@ -234,9 +248,14 @@ mod tests {
         let windows = [vec![2.0, 0.0], vec![0.0, 1.0], vec![3.0, 0.0]];
         let two = labels(&json!({}), 2);
         assert_eq!(aggregate(&windows, &two, Aggregation::Max), [3.0, 0.0], "the surest");
-        let manifest = Manifest { thresholds: [("LABEL_1".to_owned(), 0.5)].into(), ..Manifest::default() };
+        let manifest =
+            Manifest { thresholds: [("LABEL_1".to_owned(), 0.5)].into(), ..Manifest::default() };
         let watching = Labels::new(&json!({}), 2, &manifest).expect("valid");
-        assert_eq!(aggregate(&windows, &watching, Aggregation::Max), [0.0, 1.0], "the watched label");
+        assert_eq!(
+            aggregate(&windows, &watching, Aggregation::Max),
+            [0.0, 1.0],
+            "the watched label"
+        );
         let multi = labels(&json!({"problem_type": "multi_label_classification"}), 2);
         assert_eq!(aggregate(&windows, &multi, Aggregation::Max), [3.0, 1.0]);
         let mean = aggregate(&windows, &two, Aggregation::Mean);

@@ -72,7 +72,9 @@ impl Manifest {
         let path = folder.join("postsort.toml");
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(Self::default());
+            }
             Err(error) => return Err(ModelError::io(&path, error)),
         };
         let manifest: Self =

@@ -85,7 +85,12 @@ impl TextTokenizer {
     ///
     /// # Errors
     /// The tokenizer cannot read it.
-    pub fn encode(&self, text: &str, subject_bytes: usize, long: LongText) -> Result<Encoded, ModelError> {
+    pub fn encode(
+        &self,
+        text: &str,
+        subject_bytes: usize,
+        long: LongText,
+    ) -> Result<Encoded, ModelError> {
         let room = self.tokens_max - self.single.added();
         match long {
             LongText::Truncate => {
@@ -132,8 +137,10 @@ impl TextTokenizer {
     /// # Errors
     /// The tokenizer cannot read them.
     pub fn encode_pair(&self, first: &str, second: &str) -> Result<Encoded, ModelError> {
-        let wrong = |error: &dyn std::fmt::Display| ModelError::Tokenize { reason: error.to_string() };
-        let raw = |text: &str| self.tokenizer.encode_fast(text, false).map_err(|error| wrong(&error));
+        let wrong =
+            |error: &dyn std::fmt::Display| ModelError::Tokenize { reason: error.to_string() };
+        let raw =
+            |text: &str| self.tokenizer.encode_fast(text, false).map_err(|error| wrong(&error));
         let (first, second) = (raw(first)?, raw(second)?);
         let room = self.tokens_max - self.pair.added();
         let truncated = first.len() + second.len() > room;
@@ -155,13 +162,15 @@ impl TextTokenizer {
         let ids_max = u32::try_from(self.tokenizer.get_vocab_size(false)).unwrap_or(u32::MAX);
         let inner = tokens.saturating_sub(self.single.added());
         // Spread over the vocabulary, so that embedding rows are not all in cache.
-        let ids: Vec<u32> = (0..inner as u32).map(|at| (at * 7919 + 1000) % ids_max.max(1)).collect();
+        let ids: Vec<u32> =
+            (0..inner as u32).map(|at| (at * 7919 + 1000) % ids_max.max(1)).collect();
         self.single.wrap(&[&ids], &[])
     }
 
     fn ids(&self, text: &str) -> Result<Vec<u32>, ModelError> {
         let encoding = self.tokenizer.encode_fast(text, false);
-        let encoding = encoding.map_err(|error| ModelError::Tokenize { reason: error.to_string() })?;
+        let encoding =
+            encoding.map_err(|error| ModelError::Tokenize { reason: error.to_string() })?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -202,12 +211,100 @@ fn cut_before_space(text: &str, from: usize) -> Option<usize> {
 fn splits_on_space(pre_tokenizer: &Value) -> bool {
     match pre_tokenizer.get("type").and_then(Value::as_str) {
         Some("BertPreTokenizer" | "Whitespace" | "WhitespaceSplit") => true,
-        Some("ByteLevel") => pre_tokenizer.get("use_regex").and_then(Value::as_bool).unwrap_or(true),
+        Some("ByteLevel") => {
+            pre_tokenizer.get("use_regex").and_then(Value::as_bool).unwrap_or(true)
+        }
         Some("Metaspace") => pre_tokenizer.get("split").and_then(Value::as_bool).unwrap_or(true),
         Some("Sequence") => pre_tokenizer
             .get("pretokenizers")
             .and_then(Value::as_array)
             .is_some_and(|all| all.iter().any(splits_on_space)),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::{LongText, TextTokenizer};
+
+    fn fixture(name: &str) -> TextTokenizer {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
+        TextTokenizer::open(&folder, 48).expect("opens")
+    }
+
+    /// Texts of all scripts, spaces and signs, from a fixed seed.
+    fn texts() -> impl Iterator<Item = String> {
+        const PIECES: [&str; 24] = [
+            "lunch",
+            "Thursday",
+            "naïve",
+            "Grüße",
+            "привет",
+            "会议",
+            "ミーティング",
+            "🎉",
+            "👩\u{200d}👩",
+            "e\u{301}",
+            "it's",
+            "don't",
+            "1,204.50",
+            "$5",
+            "?!",
+            "--",
+            "  ",
+            "\n",
+            "\t",
+            "\u{a0}",
+            "\u{2003}",
+            "<s>",
+            "x_y",
+            "٣",
+        ];
+        let mut state = 7_u64;
+        let mut random = move |below: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 33) as usize % below
+        };
+        (0..60).map(move |_| {
+            let words = 20 + random(1_500);
+            (0..words).map(|_| PIECES[random(24)].to_owned() + ["", " ", " "][random(3)]).collect()
+        })
+    }
+
+    #[test]
+    fn a_prefix_gives_the_ids_of_the_whole_text() {
+        for name in ["bert", "roberta-multi-label", "xlm-roberta", "deberta-v3", "modernbert-cls"] {
+            let tokenizer = fixture(name);
+            assert!(tokenizer.splits_on_space, "{name}");
+            for text in texts() {
+                let whole = tokenizer.ids(&text).expect("encodes");
+                for wanted in [1, 20, 46, 300] {
+                    let (ids, _) = tokenizer.head(&text, wanted).expect("encodes");
+                    let kept = wanted.min(whole.len());
+                    assert!(ids.len() >= kept, "{name}: too few of {}", whole.len());
+                    assert_eq!(ids[..kept], whole[..kept], "{name}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn windows_cover_the_text_and_repeat_the_subject() {
+        let tokenizer = fixture("bert");
+        let body = (0..150).map(|n| format!(" word{n}")).collect::<String>();
+        let text = format!("lunch on thursday\n{body}");
+        let subject = tokenizer.ids("lunch on thursday").expect("encodes");
+        let encoded = tokenizer.encode(&text, 17, LongText::Window).expect("encodes");
+        assert!(encoded.windows.len() > 1);
+        for window in &encoded.windows {
+            assert!(window.ids.len() <= 48);
+            assert_eq!(window.ids.len(), window.type_ids.len());
+            let repeated = subject.len().min(11);
+            assert_eq!(window.ids[1..=repeated], subject[..repeated]);
+        }
+        let sum: usize = encoded.windows.iter().map(|window| window.ids.len()).sum();
+        assert_eq!(encoded.tokens, sum);
     }
 }

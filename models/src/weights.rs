@@ -61,7 +61,8 @@ impl WeightFiles {
         }
         let text = std::fs::read(&index).map_err(|error| ModelError::io(&index, error))?;
         let wrong = |reason: &str| ModelError::bad_file(&index, reason);
-        let json: Value = serde_json::from_slice(&text).map_err(|error| wrong(&error.to_string()))?;
+        let json: Value =
+            serde_json::from_slice(&text).map_err(|error| wrong(&error.to_string()))?;
         let map = json.get("weight_map").and_then(Value::as_object);
         let map = map.ok_or_else(|| wrong("has no `weight_map`"))?;
         let mut shards: Vec<&str> = map.values().filter_map(Value::as_str).collect();
@@ -71,7 +72,10 @@ impl WeightFiles {
             return Err(wrong("names no file"));
         }
         // A shard lies beside its index; a path could lead anywhere.
-        if shards.iter().any(|shard| Path::new(shard).components().count() != 1 || shard.contains("..")) {
+        if shards
+            .iter()
+            .any(|shard| Path::new(shard).components().count() != 1 || shard.contains(".."))
+        {
             return Err(wrong("names a file outside the folder"));
         }
         Ok(shards.into_iter().map(|shard| folder.join(shard)).collect())
@@ -102,7 +106,11 @@ impl WeightFiles {
             let tensors = SafeTensors::deserialize(&data)
                 .map_err(|error| ModelError::bad_file(path, error))?;
             for (name, tensor) in tensors.iter() {
-                let raw = RawTensor { dtype: tensor.dtype(), shape: tensor.shape(), bytes: tensor.data() };
+                let raw = RawTensor {
+                    dtype: tensor.dtype(),
+                    shape: tensor.shape(),
+                    bytes: tensor.data(),
+                };
                 visit(name, raw)?;
             }
         }
@@ -110,7 +118,10 @@ impl WeightFiles {
     }
 }
 
-fn read_header(path: &Path, fingerprint: &mut blake3::Hasher) -> Result<(Metadata, u64), ModelError> {
+fn read_header(
+    path: &Path,
+    fingerprint: &mut blake3::Hasher,
+) -> Result<(Metadata, u64), ModelError> {
     let io = |error: std::io::Error| ModelError::io(path, error);
     let wrong = |reason: String| ModelError::bad_file(path, reason);
     let mut file = File::open(path).map_err(io)?;
@@ -125,7 +136,8 @@ fn read_header(path: &Path, fingerprint: &mut blake3::Hasher) -> Result<(Metadat
     file.read_exact(&mut header).map_err(io)?;
     let metadata: Metadata =
         serde_json::from_slice(&header).map_err(|error| wrong(format!("header: {error}")))?;
-    let data = metadata.tensors().values().map(|info| info.data_offsets.1 as u64).max().unwrap_or(0);
+    let data =
+        metadata.tensors().values().map(|info| info.data_offsets.1 as u64).max().unwrap_or(0);
     if data + header_length + 8 != length {
         let whole = data + header_length + 8;
         return Err(wrong(format!("has {length} bytes, its header says {whole}: truncated?")));
@@ -138,7 +150,12 @@ fn read_header(path: &Path, fingerprint: &mut blake3::Hasher) -> Result<(Metadat
 
 /// Two trainings of one shape have equal headers, so some of the data is part of the fingerprint:
 /// 64 blocks, evenly spread.
-fn sample(file: &mut File, start: u64, end: u64, hasher: &mut blake3::Hasher) -> std::io::Result<()> {
+fn sample(
+    file: &mut File,
+    start: u64,
+    end: u64,
+    hasher: &mut blake3::Hasher,
+) -> std::io::Result<()> {
     use std::io::{Seek, SeekFrom};
     const BLOCKS: u64 = 64;
     let mut block = [0; 4096];

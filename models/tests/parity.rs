@@ -53,7 +53,11 @@ fn compare(model: &Model, name: &str) {
             assert!(found.is_finite());
             worst = worst.max((found - wanted).abs());
         }
-        assert!(worst <= TOLERANCE, "{name} case {at}: {logits:?}, transformers says {:?}", case.logits);
+        assert!(
+            worst <= TOLERANCE,
+            "{name} case {at}: {logits:?}, transformers says {:?}",
+            case.logits
+        );
     }
     println!("| {name} | {} | {worst:.1e} |", expected.len());
 }
@@ -104,7 +108,8 @@ fn compare_large(name: &str) {
     let views = shapes.iter().map(|(name, shape)| {
         (name, TensorView::new(Dtype::F32, shape.clone(), &data[name]).expect("fits"))
     });
-    safetensors::serialize_to_file(views, None, &dir.path().join("model.safetensors")).expect("writes");
+    safetensors::serialize_to_file(views, None, &dir.path().join("model.safetensors"))
+        .expect("writes");
     drop(data);
     compare(&load(dir.path()), name);
 }

@@ -85,7 +85,8 @@ impl Catalog {
             None if entries.len() == 1 => entries.keys().next().cloned(),
             None => Some("spam".to_owned()).filter(|name| entries.contains_key(name)),
         };
-        let residency = Residency::new(Folders { entries, options }, budget_bytes, Backoff::default());
+        let residency =
+            Residency::new(Folders { entries, options }, budget_bytes, Backoff::default());
         Ok(Self { residency, default_model })
     }
 

@@ -129,7 +129,8 @@ impl Options {
         };
         let describe = || format!("settings file {}", path.display());
         let text = std::fs::read_to_string(path).map_err(|e| Error::setup(describe(), e))?;
-        let file: Self = toml::from_str(&text).map_err(|e| Error::setup(describe(), e.message()))?;
+        let file: Self =
+            toml::from_str(&text).map_err(|e| Error::setup(describe(), e.message()))?;
         Ok(self.or(file))
     }
 
@@ -169,7 +170,10 @@ impl Options {
         };
         let models_dir = self.models_dir.unwrap_or_else(bundled_dir);
         if !models_dir.is_dir() {
-            return Err(Error::setup(format!("models_dir {}", models_dir.display()), "not a folder"));
+            return Err(Error::setup(
+                format!("models_dir {}", models_dir.display()),
+                "not a folder",
+            ));
         }
         Ok(Config {
             models_dir,
@@ -242,10 +246,10 @@ mod tests {
     fn the_file_fills_only_what_is_open() {
         let dir = tempfile::tempdir().expect("temporary folder");
         let path = dir.path().join("settings.toml");
-        std::fs::write(&path, "items_max = 3\nthreads = 7\nmemory_bytes_max = \"1GiB\"\n").expect("write");
+        std::fs::write(&path, "items_max = 3\nthreads = 7\nmemory_bytes_max = \"1GiB\"\n")
+            .expect("write");
         let options = Options { threads: Some(2), ..Options::default() };
-        let config =
-            options.with_file(Some(&path)).expect("reads").resolve().expect("valid");
+        let config = options.with_file(Some(&path)).expect("reads").resolve().expect("valid");
         assert_eq!(config.threads, 2);
         assert_eq!(config.limits.items_max, 3);
         assert_eq!(config.memory_bytes_max, 1 << 30);
@@ -260,7 +264,10 @@ mod tests {
         assert!(error.to_string().contains("itemsmax"), "{error}");
         for (options, name) in [
             (Options { threads: Some(0), ..Options::default() }, "threads"),
-            (Options { memory_bytes_max: Some("lots".into()), ..Options::default() }, "memory_bytes_max"),
+            (
+                Options { memory_bytes_max: Some("lots".into()), ..Options::default() },
+                "memory_bytes_max",
+            ),
             (Options { precision: Some("int3".into()), ..Options::default() }, "precision"),
             (Options { models_dir: Some("/nowhere".into()), ..Options::default() }, "models_dir"),
         ] {

@@ -59,7 +59,8 @@ impl<'de> Deserialize<'de> for Input {
                 Ok(Input::Text(text))
             }
             fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<Input, A::Error> {
-                let object = MailObject::deserialize(serde::de::value::MapAccessDeserializer::new(map))?;
+                let object =
+                    MailObject::deserialize(serde::de::value::MapAccessDeserializer::new(map))?;
                 object.into_input().map_err(serde::de::Error::custom)
             }
         }

@@ -33,11 +33,16 @@ impl FromStr for MemoryLimit {
 
     /// `2147483648`, `512MiB`, `2GB`, `80%`.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let wrong = || format!("`{text}` is neither bytes (2147483648, 512MiB, 2GB) nor a share (80%)");
+        let wrong =
+            || format!("`{text}` is neither bytes (2147483648, 512MiB, 2GB) nor a share (80%)");
         let text = text.trim();
         if let Some(percent) = text.strip_suffix('%') {
             let percent = percent.trim().parse().map_err(|_| wrong())?;
-            return if (1..=100).contains(&percent) { Ok(Self::Percent(percent)) } else { Err(wrong()) };
+            return if (1..=100).contains(&percent) {
+                Ok(Self::Percent(percent))
+            } else {
+                Err(wrong())
+            };
         }
         let digits = text.bytes().take_while(u8::is_ascii_digit).count();
         let (number, unit) = text.split_at(digits);
@@ -82,8 +87,10 @@ impl MemoryReading {
     pub fn take() -> Self {
         let mut system = System::new();
         system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
-        let (mut total_bytes, mut used_bytes) =
-            (system.total_memory(), system.total_memory().saturating_sub(system.available_memory()));
+        let (mut total_bytes, mut used_bytes) = (
+            system.total_memory(),
+            system.total_memory().saturating_sub(system.available_memory()),
+        );
         if let Some(group) = system.cgroup_limits()
             && group.total_memory > 0
             && group.total_memory < total_bytes

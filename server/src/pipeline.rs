@@ -143,7 +143,8 @@ impl Pipeline {
         let mut watch = RequestWatch::start(entry);
         let timeout = options.timeout.unwrap_or(self.limits.timeout);
         let deadline = watch.started + timeout;
-        let mut request = Request { pipeline: self, entry, options, deadline, timings: Timings::default() };
+        let mut request =
+            Request { pipeline: self, entry, options, deadline, timings: Timings::default() };
         let result = match tokio::time::timeout(timeout, request.answer(inputs)).await {
             Ok(Err(Error::Deadline { .. })) | Err(_) => Err(Error::Deadline { timeout }),
             Ok(result) => result,
@@ -266,13 +267,22 @@ impl Request<'_> {
         let encoded = self.tokenize(&model, texts, wanted, long).await?;
 
         // → scheduler → engine
-        let (mut waiting, mut jobs) = (Vec::with_capacity(ours.len()), Vec::with_capacity(ours.len()));
+        let (mut waiting, mut jobs) =
+            (Vec::with_capacity(ours.len()), Vec::with_capacity(ours.len()));
         let queued_at = Instant::now();
         for ((at, lead), Encoded { windows, tokens, truncated }) in ours.into_iter().zip(encoded) {
             let (reply, answer) = oneshot::channel();
             waiting.push((at, lead, answer, tokens, windows.len(), truncated));
             let (model, priority) = (LeasedModel(model.clone()), self.options.priority);
-            jobs.push(Job { model, windows, tokens, priority, deadline: self.deadline, queued_at, reply });
+            jobs.push(Job {
+                model,
+                windows,
+                tokens,
+                priority,
+                deadline: self.deadline,
+                queued_at,
+                reply,
+            });
         }
         self.pipeline.scheduler.submit(jobs);
 
@@ -295,7 +305,7 @@ impl Request<'_> {
             let logits = aggregate(&done.logits, model.model.labels(), aggregation).into();
             let verdict = Arc::new(Verdict { logits, tokens, windows, truncated });
             if let Some(lead) = lead {
-                lead.fulfil(Arc::clone(&verdict));
+                lead.fulfil(&verdict);
             }
             verdicts.push((at, verdict));
         }

@@ -20,11 +20,31 @@ fn every_mistake_has_its_error() {
         ("wrong type in list", b"{\"inputs\": [\"a\", null]}".to_vec(), 400, "malformed_request"),
         ("no inputs", b"{}".to_vec(), 400, "malformed_request"),
         ("empty list", b"{\"inputs\": []}".to_vec(), 400, "malformed_request"),
-        ("unknown field", b"{\"inputs\": \"a\", \"modle\": \"x\"}".to_vec(), 400, "malformed_request"),
-        ("unknown function", b"{\"inputs\": \"a\", \"function_to_apply\": \"max\"}".to_vec(), 400, "malformed_request"),
-        ("negative top_k", b"{\"inputs\": \"a\", \"top_k\": -1}".to_vec(), 400, "malformed_request"),
+        (
+            "unknown field",
+            b"{\"inputs\": \"a\", \"modle\": \"x\"}".to_vec(),
+            400,
+            "malformed_request",
+        ),
+        (
+            "unknown function",
+            b"{\"inputs\": \"a\", \"function_to_apply\": \"max\"}".to_vec(),
+            400,
+            "malformed_request",
+        ),
+        (
+            "negative top_k",
+            b"{\"inputs\": \"a\", \"top_k\": -1}".to_vec(),
+            400,
+            "malformed_request",
+        ),
         ("bad base64", item(json!({"raw": "%%%"})).into(), 400, "malformed_request"),
-        ("raw and fields", item(json!({"raw": "YQ==", "body": "a"})).into(), 400, "malformed_request"),
+        (
+            "raw and fields",
+            item(json!({"raw": "YQ==", "body": "a"})).into(),
+            400,
+            "malformed_request",
+        ),
         ("deep JSON", ("[".repeat(100_000)).into(), 400, "malformed_request"),
         ("empty text", item(json!("")).into(), 422, "unusable_input"),
         ("white space", item(json!(" \n\t\u{a0}")).into(), 422, "unusable_input"),
@@ -32,14 +52,39 @@ fn every_mistake_has_its_error() {
         ("empty mail", item(json!({"subject": " "})).into(), 422, "unusable_input"),
         ("long text", item(json!("word ".repeat(300_000))).into(), 413, "too_large"),
         ("10 MB", item(json!("x".repeat(10_000_000))).into(), 413, "too_large"),
-        ("100,000 items", json!({"inputs": vec!["a"; 100_000]}).to_string().into(), 413, "too_large"),
-        ("unknown model", json!({"model": "nope", "inputs": "a"}).to_string().into(), 404, "unknown_model"),
-        ("dots", json!({"model": "../bert", "inputs": "a"}).to_string().into(), 404, "unknown_model"),
-        ("long name", json!({"model": "x".repeat(100_000), "inputs": "a"}).to_string().into(), 404, "unknown_model"),
+        (
+            "100,000 items",
+            json!({"inputs": vec!["a"; 100_000]}).to_string().into(),
+            413,
+            "too_large",
+        ),
+        (
+            "unknown model",
+            json!({"model": "nope", "inputs": "a"}).to_string().into(),
+            404,
+            "unknown_model",
+        ),
+        (
+            "dots",
+            json!({"model": "../bert", "inputs": "a"}).to_string().into(),
+            404,
+            "unknown_model",
+        ),
+        (
+            "long name",
+            json!({"model": "x".repeat(100_000), "inputs": "a"}).to_string().into(),
+            404,
+            "unknown_model",
+        ),
     ];
     for (name, body, status, code) in cases {
         let answer = server.send("/v1/classify", "application/json", &body);
-        assert_eq!((answer.status, answer.code().as_str()), (status, code), "{name}: {}", answer.text);
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (status, code),
+            "{name}: {}",
+            answer.text
+        );
         assert!(answer.text.len() < 2_000, "{name}: {}", answer.text);
         assert!(!answer.json()["error"]["message"].as_str().expect("a message").is_empty());
     }
@@ -103,28 +148,47 @@ fn broken_folders_fail_alone() {
         let keep = (bytes.len() as f64 * keep) as usize;
         std::fs::write(&path, &bytes[..keep]).expect("writes");
     };
-    broken("no-tokenizer", &|path| std::fs::remove_file(path.join("tokenizer.json")).expect("removes"));
-    broken("no-weights", &|path| std::fs::remove_file(path.join("model.safetensors")).expect("removes"));
+    broken("no-tokenizer", &|path| {
+        std::fs::remove_file(path.join("tokenizer.json")).expect("removes");
+    });
+    broken("no-weights", &|path| {
+        std::fs::remove_file(path.join("model.safetensors")).expect("removes");
+    });
     broken("pickle", &|path| {
-        std::fs::rename(path.join("model.safetensors"), path.join("pytorch_model.bin")).expect("renames");
+        std::fs::rename(path.join("model.safetensors"), path.join("pytorch_model.bin"))
+            .expect("renames");
     });
     broken("half-weights", &|path| truncate(path, 0.5));
     broken("no-header", &|path| truncate(path, 0.0));
     broken("garbage-weights", &|path| {
         std::fs::write(path.join("model.safetensors"), [0xff; 1000]).expect("writes");
     });
-    broken("garbage-config", &|path| std::fs::write(path.join("config.json"), "{").expect("writes"));
+    broken("garbage-config", &|path| {
+        std::fs::write(path.join("config.json"), "{").expect("writes");
+    });
     broken("garbage-tokenizer", &|path| {
         std::fs::write(path.join("tokenizer.json"), "{\"model\": 1}").expect("writes");
     });
-    broken("lying-layers", &|path| edit(path, "\"num_hidden_layers\": 3", "\"num_hidden_layers\": 4"));
+    broken("lying-layers", &|path| {
+        edit(path, "\"num_hidden_layers\": 3", "\"num_hidden_layers\": 4");
+    });
     broken("lying-hidden", &|path| edit(path, "\"hidden_size\": 32", "\"hidden_size\": 64"));
     broken("lying-vocabulary", &|path| edit(path, "\"vocab_size\": ", "\"vocab_size\": 9"));
-    broken("absurd-hidden", &|path| edit(path, "\"hidden_size\": 32", "\"hidden_size\": 99999999999999"));
-    broken("zero-heads", &|path| edit(path, "\"num_attention_heads\": 4", "\"num_attention_heads\": 0"));
-    broken("odd-heads", &|path| edit(path, "\"num_attention_heads\": 4", "\"num_attention_heads\": 5"));
-    broken("other-architecture", &|path| edit(path, "\"model_type\": \"bert\"", "\"model_type\": \"gpt2\""));
-    broken("bad-manifest", &|path| std::fs::write(path.join("postsort.toml"), "lnog = 1").expect("writes"));
+    broken("absurd-hidden", &|path| {
+        edit(path, "\"hidden_size\": 32", "\"hidden_size\": 99999999999999");
+    });
+    broken("zero-heads", &|path| {
+        edit(path, "\"num_attention_heads\": 4", "\"num_attention_heads\": 0");
+    });
+    broken("odd-heads", &|path| {
+        edit(path, "\"num_attention_heads\": 4", "\"num_attention_heads\": 5");
+    });
+    broken("other-architecture", &|path| {
+        edit(path, "\"model_type\": \"bert\"", "\"model_type\": \"gpt2\"");
+    });
+    broken("bad-manifest", &|path| {
+        std::fs::write(path.join("postsort.toml"), "lnog = 1").expect("writes");
+    });
     let server = Server::start(options(dir.path()));
     let reasons = [
         ("no-tokenizer", "tokenizer.json"),

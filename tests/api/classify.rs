@@ -91,7 +91,10 @@ fn long_mail_is_cut_or_read_in_windows() {
         server.classify(&json!({"inputs": [mail], "long": mode})).json()["results"][0].clone()
     };
     let cut = call("truncate");
-    assert_eq!((&cut["tokens"], &cut["windows"], &cut["truncated"]), (&json!(64), &json!(1), &json!(true)));
+    assert_eq!(
+        (&cut["tokens"], &cut["windows"], &cut["truncated"]),
+        (&json!(64), &json!(1), &json!(true))
+    );
     let both = call("head_tail");
     assert_eq!((&both["tokens"], &both["truncated"]), (&json!(64), &json!(true)));
     assert_ne!(both["labels"], cut["labels"]);
@@ -111,7 +114,8 @@ fn many_at_once_all_get_their_own_answer() {
         assert_eq!(answer.status, 200, "{}", answer.text);
         answer.json()["results"][0]["labels"].clone()
     };
-    let texts: Vec<String> = (0..200).map(|n| format!("mail number {n} about {}", n * 37 % 100)).collect();
+    let texts: Vec<String> =
+        (0..200).map(|n| format!("mail number {n} about {}", n * 37 % 100)).collect();
     let alone: Vec<Value> = texts[..10].iter().map(|text| ask("bert", text)).collect();
     std::thread::scope(|scope| {
         let calls: Vec<_> = texts

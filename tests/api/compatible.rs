@@ -18,8 +18,15 @@ fn tei_shapes() {
     assert_ne!(pair, text);
     let batch = start(json!([["lunch?"], ["lunch?", "yes"]]));
     assert_eq!(batch, json!([text, pair]));
-    let raw = server.post("/models/bert/predict", &json!({"inputs": "lunch?", "raw_scores": true})).json();
-    let softmax: f64 = raw.as_array().expect("a list").iter().map(|l| l["score"].as_f64().expect("a number").exp()).sum();
+    let raw = server
+        .post("/models/bert/predict", &json!({"inputs": "lunch?", "raw_scores": true}))
+        .json();
+    let softmax: f64 = raw
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|l| l["score"].as_f64().expect("a number").exp())
+        .sum();
     let first = raw[0]["score"].as_f64().expect("a number").exp() / softmax;
     assert!((first - text[0]["score"].as_f64().expect("a number")).abs() < 1e-5);
 }
@@ -28,7 +35,15 @@ fn tei_shapes() {
 fn tei_headers_and_errors() {
     let (server, _dir) = Server::with(&["bert"]);
     let answer = server.post("/predict", &json!({"inputs": "are we on?"}));
-    for name in ["x-compute-type", "x-compute-tokens", "x-compute-characters", "x-total-time", "x-inference-time", "x-queue-time", "x-tokenization-time"] {
+    for name in [
+        "x-compute-type",
+        "x-compute-tokens",
+        "x-compute-characters",
+        "x-total-time",
+        "x-inference-time",
+        "x-queue-time",
+        "x-tokenization-time",
+    ] {
         assert!(answer.headers.contains_key(name), "{name}");
     }
     assert_eq!(answer.headers["x-compute-characters"], "10");
@@ -55,7 +70,10 @@ fn open_inference_protocol() {
     let metadata = server.get("/v2/models/bert").json();
     let version = metadata["versions"][0].as_str().expect("a version").to_owned();
     assert_eq!(metadata["inputs"], json!([{"name": "text", "datatype": "BYTES", "shape": [-1]}]));
-    assert_eq!(server.get(&format!("/v2/models/bert/versions/{version}/ready")).json()["ready"], true);
+    assert_eq!(
+        server.get(&format!("/v2/models/bert/versions/{version}/ready")).json()["ready"],
+        true
+    );
     assert_eq!(server.get("/v2/models/bert/versions/0/ready").status, 404);
 
     let tensor = |data: Value| json!({"name": "text", "shape": [data.as_array().map_or(0, Vec::len)], "datatype": "BYTES", "data": data});
@@ -70,12 +88,16 @@ fn open_inference_protocol() {
     for at in 0..2 {
         let best = &ours["results"][at]["labels"][0];
         assert_eq!(labels["data"][at], best["label"]);
-        let row: Vec<f64> = (0..3).map(|l| scores["data"][at * 3 + l].as_f64().expect("a number")).collect();
+        let row: Vec<f64> =
+            (0..3).map(|l| scores["data"][at * 3 + l].as_f64().expect("a number")).collect();
         let max = row.iter().copied().fold(0.0, f64::max);
         assert!((max - best["score"].as_f64().expect("a number")).abs() < 1e-6);
     }
     let only = json!({"inputs": [tensor(json!(["a"]))], "outputs": [{"name": "label"}]});
-    assert_eq!(server.post("/v2/models/bert/infer", &only).json()["outputs"].as_array().map(Vec::len), Some(1));
+    assert_eq!(
+        server.post("/v2/models/bert/infer", &only).json()["outputs"].as_array().map(Vec::len),
+        Some(1)
+    );
 
     let wrong = [
         json!({"inputs": []}),
@@ -90,10 +112,12 @@ fn open_inference_protocol() {
         assert_eq!(answer.status, 400, "{call}: {}", answer.text);
         assert!(answer.json()["error"].is_string(), "the protocol's own form: {}", answer.text);
     }
-    let late = json!({"inputs": [tensor(json!(["a"]))], "parameters": {"timeout": 0}});
+    let late = json!({"inputs": [tensor(json!(["not known yet"]))], "parameters": {"timeout": 0}});
     assert_eq!(server.post("/v2/models/bert/infer", &late).status, 504);
 
-    let state = |server: &Server| server.post("/v2/repository/index", &json!({})).json()[0]["state"].clone();
+    let state = |server: &Server| {
+        server.post("/v2/repository/index", &json!({})).json()[0]["state"].clone()
+    };
     assert_eq!(state(&server), "READY");
     assert_eq!(server.post("/v2/repository/models/bert/unload", &json!({})).status, 200);
     assert_eq!(state(&server), "UNAVAILABLE");

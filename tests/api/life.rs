@@ -21,17 +21,28 @@ fn counters_count_what_happened() {
     let text = server.get("/metrics").text;
     let read = |series: &str| metric(&text, series);
     let classify = |status: u16| {
-        read(&format!("postsort_http_requests_total{{endpoint=\"/v1/classify\",status=\"{status}\"}}"))
+        read(&format!(
+            "postsort_http_requests_total{{endpoint=\"/v1/classify\",status=\"{status}\"}}"
+        ))
     };
     assert_eq!([200, 422, 504, 404].map(classify), [4.0, 1.0, 1.0, 1.0]);
     let outcome = |outcome: &str| {
         read(&format!("postsort_inference_requests_total{{model=\"bert\",outcome=\"{outcome}\"}}"))
     };
-    assert_eq!(["ok", "invalid", "expired", "failed", "rejected"].map(outcome), [4.0, 1.0, 1.0, 0.0, 0.0]);
+    assert_eq!(
+        ["ok", "invalid", "expired", "failed", "rejected"].map(outcome),
+        [4.0, 1.0, 1.0, 0.0, 0.0]
+    );
     assert_eq!(read("postsort_result_cache_hits_total{model=\"bert\"}"), 2.0);
     assert_eq!(read("postsort_result_cache_misses_total{model=\"bert\"}"), 3.0);
-    assert_eq!(read("postsort_inference_duration_seconds_count{model=\"bert\",stage=\"total\"}"), 4.0);
-    assert_eq!(read("postsort_inference_duration_seconds_count{model=\"bert\",stage=\"infer\"}"), 3.0);
+    assert_eq!(
+        read("postsort_inference_duration_seconds_count{model=\"bert\",stage=\"total\"}"),
+        4.0
+    );
+    assert_eq!(
+        read("postsort_inference_duration_seconds_count{model=\"bert\",stage=\"infer\"}"),
+        3.0
+    );
     assert_eq!(read("postsort_batch_jobs_sum{model=\"bert\"}"), 3.0);
     assert_eq!(read("postsort_queue_tokens{model=\"bert\"}"), 0.0);
     assert_eq!(read("postsort_model_state{model=\"bert\",state=\"ready\"}"), 1.0);
@@ -72,7 +83,11 @@ fn overload_is_told_at_once_with_a_time_to_come_back() {
     assert_eq!((answer.status, answer.code().as_str()), (429, "overloaded"));
     let wait: u64 = answer.headers["retry-after"].to_str().expect("text").parse().expect("seconds");
     assert!((1..60).contains(&wait));
-    assert_eq!(server.classify(&json!({"inputs": ["a", "b", "a"]})).status, 200, "known mail is never shed");
+    assert_eq!(
+        server.classify(&json!({"inputs": ["a", "b", "a"]})).status,
+        200,
+        "known mail is never shed"
+    );
     let text = server.get("/metrics").text;
     assert_eq!(metric(&text, "postsort_rejected_total{model=\"bert\",reason=\"queue_full\"}"), 1.0);
     assert_eq!(server.classify(&json!({"inputs": "c"})).status, 200, "the places were given back");
@@ -82,7 +97,9 @@ fn overload_is_told_at_once_with_a_time_to_come_back() {
 fn the_api_is_described() {
     let (server, _dir) = Server::with(&["bert"]);
     let api = server.get("/openapi.json").json();
-    for path in ["/v1/classify", "/v1/models/{model}", "/predict", "/v2/models/{model}/infer", "/health"] {
+    for path in
+        ["/v1/classify", "/v1/models/{model}", "/predict", "/v2/models/{model}/infer", "/health"]
+    {
         assert!(api["paths"][path].is_object(), "{path}");
     }
     let schema = &api["components"]["schemas"]["ClassifyRequest"]["properties"];

@@ -87,7 +87,8 @@ impl Server {
             });
         });
         let address = told.recv().expect("the server starts");
-        let server = Self { url: format!("http://{address}"), stop: Some(stop), thread: Some(thread) };
+        let server =
+            Self { url: format!("http://{address}"), stop: Some(stop), thread: Some(thread) };
         for _ in 0..200 {
             if server.get("/readyz").status == 200 {
                 return server;
@@ -112,7 +113,8 @@ impl Server {
     }
 
     pub(crate) fn send(&self, path: &str, content_type: &str, body: &[u8]) -> Answer {
-        let request = agent().post(format!("{}{path}", self.url)).header("content-type", content_type);
+        let request =
+            agent().post(format!("{}{path}", self.url)).header("content-type", content_type);
         answer(request.send(body))
     }
 

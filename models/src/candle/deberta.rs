@@ -56,7 +56,9 @@ impl Deberta {
             .then(|| tensors.embedding("embeddings.position_embeddings", config.positions, width))
             .transpose()?;
         let types = (config.token_types > 0)
-            .then(|| tensors.embedding("embeddings.token_type_embeddings", config.token_types, width))
+            .then(|| {
+                tensors.embedding("embeddings.token_type_embeddings", config.token_types, width)
+            })
             .transpose()?;
         let projection = (width != hidden)
             .then(|| tensors.dense("embeddings.embed_proj", width, hidden, false))
@@ -80,7 +82,8 @@ impl Deberta {
                 let shape = [hidden, hidden / groups.min(hidden), size];
                 let weight = tensors.take("encoder.conv.conv.weight", &shape)?;
                 let bias = tensors.take("encoder.conv.conv.bias", &[hidden])?;
-                let scheme = Conv1dConfig { padding: (size - 1) / 2, groups, ..Conv1dConfig::default() };
+                let scheme =
+                    Conv1dConfig { padding: (size - 1) / 2, groups, ..Conv1dConfig::default() };
                 let norm = tensors.norm("encoder.conv.LayerNorm", hidden, eps, true)?;
                 Some((Conv1d::new(weight, Some(bias), scheme), activation, norm))
             }
@@ -149,7 +152,8 @@ impl Layer {
         let attention_output = dense("attention.output.dense", all_heads, hidden)?;
         let up = dense("intermediate.dense", hidden, wide)?;
         let down = dense("output.dense", wide, hidden)?;
-        let attention_norm = tensors.norm(&name("attention.output.LayerNorm"), hidden, eps, true)?;
+        let attention_norm =
+            tensors.norm(&name("attention.output.LayerNorm"), hidden, eps, true)?;
         let output_norm = tensors.norm(&name("output.LayerNorm"), hidden, eps, true)?;
         Ok(Self {
             query,
@@ -177,7 +181,8 @@ impl Layer {
         let (batch, heads, tokens, _) = query.dims4()?;
         // Row `a`, column `b` holds the row of the distance from `a` to `b`.
         let pick = |states: &Tensor, table: &Tensor, rows: &Tensor| -> Result<Tensor, ModelError> {
-            let scores = states.broadcast_matmul(&table.transpose(D::Minus2, D::Minus1)?.unsqueeze(0)?)?;
+            let scores =
+                states.broadcast_matmul(&table.transpose(D::Minus2, D::Minus1)?.unsqueeze(0)?)?;
             let rows = rows.broadcast_as((batch, heads, tokens, tokens))?.contiguous()?;
             Ok(scores.contiguous()?.gather(&rows, D::Minus1)?)
         };
@@ -271,7 +276,11 @@ fn distance_rows(relative: &Relative, tokens: usize, sign: i64) -> Vec<u32> {
 
 /// Near distances have a bucket each, far ones share by logarithm. In f32 as in the reference:
 /// the rounding decides the bucket at the borders.
-#[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "as the reference")]
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    reason = "as the reference"
+)]
 fn log_bucket(distance: i64, buckets: usize, distance_max: usize) -> i64 {
     let middle = (buckets / 2) as i64;
     if distance.abs() <= middle {

@@ -217,9 +217,18 @@ mod tests {
     /// The padded path serves GPUs; here it runs on the CPU against the path without padding.
     #[test]
     fn padding_changes_no_answer() {
-        let texts = ["a", "are we still on for lunch on Thursday?", "日本語 and English, 20% off!!"];
+        let texts =
+            ["a", "are we still on for lunch on Thursday?", "日本語 and English, 20% off!!"];
         let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-        let names = ["bert", "roberta-multi-label", "electra", "deberta-v3", "deberta-v2-conv", "modernbert-cls", "modernbert-mean-biases"];
+        let names = [
+            "bert",
+            "roberta-multi-label",
+            "electra",
+            "deberta-v3",
+            "deberta-v2-conv",
+            "modernbert-cls",
+            "modernbert-mean-biases",
+        ];
         for name in names {
             let folder = ModelFolder::open(&fixtures.join(name)).expect("opens");
             let engine = CandleEngine::load(&folder, DeviceKind::Cpu).expect("loads");

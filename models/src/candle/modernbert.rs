@@ -54,8 +54,9 @@ impl ModernBert {
                 .then(|| tensors.norm(&name("attn_norm"), hidden, eps, own.norm_bias))
                 .transpose()?;
             let mlp_norm = tensors.norm(&name("mlp_norm"), hidden, eps, own.norm_bias)?;
-            let mut dense =
-                |part: &str, inputs, outputs, bias| tensors.dense(&name(part), inputs, outputs, bias);
+            let mut dense = |part: &str, inputs, outputs, bias| {
+                tensors.dense(&name(part), inputs, outputs, bias)
+            };
             layers.push(Layer {
                 attention_norm,
                 query_key_value: dense("attn.Wqkv", hidden, 3 * hidden, own.attention_bias)?,
@@ -108,7 +109,9 @@ impl Classifier for ModernBert {
                 None => states.clone(),
             };
             let all = layer.query_key_value.forward(&normed)?;
-            let part = |at: usize| split_heads(&all.narrow(2, at * hidden, hidden)?.contiguous()?, self.heads);
+            let part = |at: usize| {
+                split_heads(&all.narrow(2, at * hidden, hidden)?.contiguous()?, self.heads)
+            };
             let (cos, sin) = if layer.sliding { &sliding } else { &full };
             let query = candle_nn::rotary_emb::rope(&part(0)?, cos, sin)?;
             let key = candle_nn::rotary_emb::rope(&part(1)?, cos, sin)?;
@@ -121,14 +124,20 @@ impl Classifier for ModernBert {
             states = (states + layer.down.forward(&gated)?)?;
         }
         let pooled = self.pool(&self.final_norm.forward(&states)?, batch.mask.as_ref())?;
-        let headed = activate(self.config.classifier_activation, &self.head_dense.forward(&pooled)?)?;
+        let headed =
+            activate(self.config.classifier_activation, &self.head_dense.forward(&pooled)?)?;
         Ok(self.classifier.forward(&self.head_norm.forward(&headed)?)?)
     }
 }
 
 /// Cosines and sines `[tokens, size/2]` of the rotary embedding (Su et al. 2021).
 #[expect(clippy::cast_precision_loss, reason = "positions and sizes")]
-fn angles(tokens: usize, size: usize, theta: f64, device: &Device) -> Result<(Tensor, Tensor), ModelError> {
+fn angles(
+    tokens: usize,
+    size: usize,
+    theta: f64,
+    device: &Device,
+) -> Result<(Tensor, Tensor), ModelError> {
     let frequency = |at: usize| (1.0 / theta.powf((2 * at) as f64 / size as f64)) as f32;
     let frequencies: Vec<f32> = (0..size / 2).map(frequency).collect();
     let angles: Vec<f32> = (0..tokens)
@@ -147,7 +156,8 @@ fn window_bias(
     if tokens <= distance_max + 1 {
         return Ok(None);
     }
-    let bias = |query: usize, key: usize| if query.abs_diff(key) > distance_max { f32::MIN } else { 0.0 };
+    let bias =
+        |query: usize, key: usize| if query.abs_diff(key) > distance_max { f32::MIN } else { 0.0 };
     let biases: Vec<f32> =
         (0..tokens).flat_map(|query| (0..tokens).map(move |key| bias(query, key))).collect();
     Ok(Some(Tensor::from_vec(biases, (1, 1, tokens, tokens), device)?))

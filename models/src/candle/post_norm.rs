@@ -80,9 +80,12 @@ impl PostNorm {
     ) -> Result<Self, ModelError> {
         let (hidden, width, eps) = (config.hidden, config.embedding, config.norm_eps);
         let words = tensors.embedding("embeddings.word_embeddings", config.vocabulary, width)?;
-        let places = tensors.embedding("embeddings.position_embeddings", config.positions, width)?;
+        let places =
+            tensors.embedding("embeddings.position_embeddings", config.positions, width)?;
         let types = (config.token_types > 0)
-            .then(|| tensors.embedding("embeddings.token_type_embeddings", config.token_types, width))
+            .then(|| {
+                tensors.embedding("embeddings.token_type_embeddings", config.token_types, width)
+            })
             .transpose()?;
         let norm = tensors.norm("embeddings.LayerNorm", width, eps, true)?;
         let projection = (width != hidden)
@@ -92,14 +95,19 @@ impl PostNorm {
             Architecture::DistilBert => DISTILBERT_NAMES,
             _ => BERT_NAMES,
         };
-        let layers =
-            (0..config.layers).map(|at| Layer::new(config, &names, at, tensors)).collect::<Result<_, _>>()?;
+        let layers = (0..config.layers)
+            .map(|at| Layer::new(config, &names, at, tensors))
+            .collect::<Result<_, _>>()?;
         let head = Self::head(config, labels, tensors)?;
         let (heads, activation) = (config.heads, config.activation);
         Ok(Self { words, places, types, norm, projection, layers, head, heads, activation })
     }
 
-    fn head(config: &ModelConfig, labels: usize, tensors: &mut Tensors) -> Result<Head, ModelError> {
+    fn head(
+        config: &ModelConfig,
+        labels: usize,
+        tensors: &mut Tensors,
+    ) -> Result<Head, ModelError> {
         let (pooler, activation, classifier) = match config.architecture {
             Architecture::DistilBert => ("pre_classifier", Activation::Relu, "classifier"),
             Architecture::Electra => ("classifier.dense", Activation::Gelu, "classifier.out_proj"),
@@ -139,7 +147,8 @@ impl Layer {
 
 impl Classifier for PostNorm {
     fn logits(&self, batch: &Batch) -> Result<Tensor, ModelError> {
-        let mut states = (self.words.forward(&batch.ids)? + self.places.forward(&batch.positions)?)?;
+        let mut states =
+            (self.words.forward(&batch.ids)? + self.places.forward(&batch.positions)?)?;
         if let Some(types) = &self.types {
             states = (states + types.forward(&batch.type_ids)?)?;
         }

@@ -58,7 +58,9 @@ impl Tensors {
         let old = name
             .strip_suffix("LayerNorm.weight")
             .map(|stem| format!("{stem}LayerNorm.gamma"))
-            .or_else(|| name.strip_suffix("LayerNorm.bias").map(|stem| format!("{stem}LayerNorm.beta")))?;
+            .or_else(|| {
+                name.strip_suffix("LayerNorm.bias").map(|stem| format!("{stem}LayerNorm.beta"))
+            })?;
         self.tensors.remove(&format!("{}{old}", self.prefix)).or_else(|| self.tensors.remove(&old))
     }
 

@@ -35,8 +35,8 @@ impl Bench {
         let config = self.settings.resolve()?;
         let folder = named_folder(&config.models_dir, self.model.as_deref())?;
         let options = LoadOptions { precision: config.precision, device: config.device };
-        let model =
-            Model::load(&folder, &options).map_err(|e| Error::setup(folder.name().to_owned(), e))?;
+        let model = Model::load(&folder, &options)
+            .map_err(|e| Error::setup(folder.name().to_owned(), e))?;
         let mut shapes = Vec::new();
         for &tokens in &self.tokens {
             for &batch in &self.batch {
@@ -113,7 +113,12 @@ fn measure(model: &Model, tokens: usize, batch: usize) -> Result<Value, Error> {
     }
     runs.sort_by(f64::total_cmp);
     let at = |share: f64| {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "a position in the list")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "a position in the list"
+        )]
         let place = ((runs.len() - 1) as f64 * share).round() as usize;
         runs[place]
     };

@@ -67,9 +67,12 @@ fn remote(server: &str, model: Option<&str>, inputs: &[Input]) -> Result<Value, 
 fn in_process(settings: Settings, model: Option<&str>, inputs: Vec<Input>) -> Result<Value, Error> {
     let config = settings.resolve()?;
     let pipeline = Pipeline::new(&config)?;
-    let answer = runtime()?.block_on(pipeline.classify(model, inputs, ClassifyOptions::default()))?;
+    let answer =
+        runtime()?.block_on(pipeline.classify(model, inputs, ClassifyOptions::default()))?;
     let response = ClassifyResponse::new(&answer, None, None)?;
-    serde_json::to_value(response).map_err(|e| Error::setup("answer", e))
+    // Through text: a score is an f32, and as a number of JSON's it would get digits it has not.
+    let text = serde_json::to_string(&response).map_err(|e| Error::setup("answer", e))?;
+    serde_json::from_str(&text).map_err(|e| Error::setup("answer", e))
 }
 
 fn show(names: &[String], answer: &Value) -> Result<(), Error> {
@@ -84,8 +87,12 @@ fn show(names: &[String], answer: &Value) -> Result<(), Error> {
         };
         let labels: Vec<_> = result["labels"].as_array().into_iter().flatten().map(label).collect();
         let Some((best, score)) = labels.first() else { continue };
-        let others: Vec<String> =
-            labels.iter().skip(1).take(4).map(|(label, score)| format!("{label} {score}")).collect();
+        let others: Vec<String> = labels
+            .iter()
+            .skip(1)
+            .take(4)
+            .map(|(label, score)| format!("{label} {score}"))
+            .collect();
         let truncated = result["truncated"] == true;
         let tokens = format!("{}{}", result["tokens"], if truncated { " (cut)" } else { "" });
         table.add_row([name.clone(), best.clone(), score.clone(), others.join(", "), tokens]);

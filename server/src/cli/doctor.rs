@@ -19,7 +19,11 @@ impl Doctor {
         let mut lines = vec![
             format!("postsort      {}", env!("CARGO_PKG_VERSION")),
             format!("CPU features  {}", cpu_features().join(" ")),
-            format!("CPUs          {} given to this process; {} compute threads", cpus(), config.threads),
+            format!(
+                "CPUs          {} given to this process; {} compute threads",
+                cpus(),
+                config.threads
+            ),
             format!("engine        candle, f32, device {}", config.device),
             format!(
                 "memory        {} in all, {} in use; budget for models {}",
@@ -37,7 +41,11 @@ impl Doctor {
             lines.push(match &found.folder {
                 Ok(folder) => {
                     let estimate = folder.resident_bytes_estimate(config.precision);
-                    let fits = if estimate > config.memory_bytes_max { ", LARGER THAN THE BUDGET" } else { "" };
+                    let fits = if estimate > config.memory_bytes_max {
+                        ", LARGER THAN THE BUDGET"
+                    } else {
+                        ""
+                    };
                     format!(
                         "  ok    {}: {:?}, {} layers of {}, up to {} tokens, {} in memory{fits}",
                         found.name,

@@ -30,7 +30,8 @@ impl Extract {
                     let subject = mail.subject.clone();
                     let text = mail.into_model_text().text;
                     if self.json {
-                        let line = serde_json::json!({"path": path, "subject": subject, "text": text});
+                        let line =
+                            serde_json::json!({"path": path, "subject": subject, "text": text});
                         print(&line.to_string())?;
                     } else {
                         print(&text)?;
@@ -44,7 +45,10 @@ impl Extract {
         }
         match unreadable {
             0 => Ok(()),
-            count => Err(Error::setup("extract", format!("{count} of {} files have no text", files.len()))),
+            count => Err(Error::setup(
+                "extract",
+                format!("{count} of {} files have no text", files.len()),
+            )),
         }
     }
 }

@@ -15,7 +15,7 @@ pub(super) struct Models {
 #[derive(Debug, clap::Subcommand)]
 enum Action {
     /// What is in a models folder, or on a running server
-    List(List),
+    List(Box<List>),
     /// Load a model
     Load(On),
     /// Drop a model from memory
@@ -127,7 +127,9 @@ fn describe(found: &postsort_models::Found) -> Value {
             "weight_bytes": folder.weight_bytes(),
             "revision": folder.revision(),
         }),
-        Err(error) => json!({"name": found.name, "state": "failed", "last_error": error.to_string()}),
+        Err(error) => {
+            json!({"name": found.name, "state": "failed", "last_error": error.to_string()})
+        }
     }
 }
 
@@ -144,10 +146,19 @@ fn table(models: &[Value]) -> Result<(), Error> {
         };
         let labels: Vec<&str> =
             model["labels"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        let labels = if labels.len() > 6 { format!("{} labels", labels.len()) } else { labels.join(", ") };
+        let labels =
+            if labels.len() > 6 { format!("{} labels", labels.len()) } else { labels.join(", ") };
         let (name, state, architecture) = (text("name"), text("state"), text("architecture"));
         let remark = text("last_error");
-        table.add_row([name, state, architecture, labels, text("tokens_max"), text("revision"), remark]);
+        table.add_row([
+            name,
+            state,
+            architecture,
+            labels,
+            text("tokens_max"),
+            text("revision"),
+            remark,
+        ]);
     }
     print(&table.to_string())
 }

@@ -12,7 +12,12 @@ const TIMEOUT: Duration = Duration::from_secs(300);
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Server {
     /// A running server
-    #[arg(long, env = "POSTSORT_SERVER", default_value = "http://127.0.0.1:8080", value_name = "URL")]
+    #[arg(
+        long,
+        env = "POSTSORT_SERVER",
+        default_value = "http://127.0.0.1:8080",
+        value_name = "URL"
+    )]
     pub(super) server: String,
 }
 

@@ -74,7 +74,9 @@ pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
                 Ok(_) => (".".to_owned(), first),
             };
             let expected = expectation(&error);
-            let path = if path == "." { "body".to_owned() } else { path };
+            // `?` stands for a part that was not reached.
+            let path = path.trim_end_matches('?').trim_end_matches('.');
+            let path = if path.is_empty() { "body".to_owned() } else { path.to_owned() };
             Err(Error::Malformed { path, expected, line: error.line(), column: error.column() })
         }
     }
@@ -86,7 +88,8 @@ fn expectation(error: &serde_json::Error) -> String {
         Category::Eof => "JSON that does not break off".to_owned(),
         Category::Syntax | Category::Io => {
             let message = error.to_string();
-            let surrogate = message.contains("surrogate") || message.contains("unexpected end of hex");
+            let surrogate =
+                message.contains("surrogate") || message.contains("unexpected end of hex");
             if surrogate { "Unicode text: no lone surrogates" } else { "valid JSON" }.to_owned()
         }
         Category::Data => {

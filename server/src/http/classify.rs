@@ -67,7 +67,10 @@ impl<'de> Deserialize<'de> for Inputs {
                 let map = serde::de::value::MapAccessDeserializer::new(map);
                 Input::deserialize(map).map(|input| Inputs(vec![input]))
             }
-            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut list: A) -> Result<Inputs, A::Error> {
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(
+                self,
+                mut list: A,
+            ) -> Result<Inputs, A::Error> {
                 let mut inputs = Vec::with_capacity(list.size_hint().unwrap_or(0).min(1024));
                 while let Some(input) = list.next_element()? {
                     inputs.push(input);
@@ -186,7 +189,8 @@ impl FromRequest<App> for ClassifyRequest {
     async fn from_request(request: Request, app: &App) -> Result<Self, Error> {
         let no_cache = asks_for_no_cache(request.headers());
         let limits = &app.pipeline.limits;
-        let mut call: Self = if media_type(request.headers()).eq_ignore_ascii_case("message/rfc822") {
+        let mut call: Self = if media_type(request.headers()).eq_ignore_ascii_case("message/rfc822")
+        {
             let query = Query::<MessageQuery>::try_from_uri(request.uri())
                 .map_err(|_| Error::malformed("?model", "the name of a model"))?;
             let raw = read(request.into_body(), limits).await?;
@@ -256,10 +260,9 @@ pub(super) fn scores<'a>(
     temperature: f32,
 ) -> impl Iterator<Item = LabelScore> + use<'a> {
     let scores = labels.scores(&answer.verdict.logits, function, temperature);
-    scores.into_iter().map(|score| LabelScore {
-        label: labels.names()[score.index].clone(),
-        score: score.score,
-    })
+    scores
+        .into_iter()
+        .map(|score| LabelScore { label: labels.names()[score.index].clone(), score: score.score })
 }
 
 impl From<Timings> for TimingsMs {

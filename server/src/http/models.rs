@@ -92,7 +92,11 @@ impl ModelInfo {
         // Looking must not count as use: only a model that is ready anyway is touched.
         let engine = catalog.resident(entry).map(|served| {
             let engine = served.model.engine();
-            EngineInfo { engine: engine.name(), precision: engine.precision(), device: engine.device() }
+            EngineInfo {
+                engine: engine.name(),
+                precision: engine.precision(),
+                device: engine.device(),
+            }
         });
         Self {
             name: entry.name.clone(),

@@ -61,7 +61,9 @@ impl Named {
 #[utoipa::path(get, path = "/v2", tag = "compatible", responses((status = 200)))]
 pub(super) async fn server() -> Json<Value> {
     let version = env!("CARGO_PKG_VERSION");
-    Json(json!({"name": "postsort", "version": version, "extensions": ["model_repository", "statistics"]}))
+    Json(
+        json!({"name": "postsort", "version": version, "extensions": ["model_repository", "statistics"]}),
+    )
 }
 
 async fn live() -> Json<Value> {
@@ -70,7 +72,10 @@ async fn live() -> Json<Value> {
 
 /// OIP: a model
 #[utoipa::path(get, path = "/v2/models/{model}", tag = "compatible", responses((status = 200)))]
-pub(super) async fn metadata(State(app): State<App>, Path(named): Path<Named>) -> Result<Json<Value>, Error> {
+pub(super) async fn metadata(
+    State(app): State<App>,
+    Path(named): Path<Named>,
+) -> Result<Json<Value>, Error> {
     let entry = named.entry(&app)?;
     let folder = entry.folder.as_ref().map_err(|reason| load_failed(entry, reason))?;
     Ok(Json(json!({
@@ -92,7 +97,10 @@ fn load_failed(entry: &Entry, reason: &str) -> Error {
 }
 
 /// Lazy models are ready: the first request loads them.
-async fn ready(State(app): State<App>, Path(named): Path<Named>) -> Result<(StatusCode, Json<Value>), Error> {
+async fn ready(
+    State(app): State<App>,
+    Path(named): Path<Named>,
+) -> Result<(StatusCode, Json<Value>), Error> {
     let entry = named.entry(&app)?;
     let ready = app.pipeline.catalog.stats(entry).state != ModelState::Failed;
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -163,16 +171,25 @@ pub(super) async fn infer(
     let (count, width) = (answer.answers.len(), labels.names().len());
     let (mut scores, mut best) = (vec![0.0_f32; count * width], Vec::with_capacity(count));
     for (row, answer) in scores.chunks_mut(width).zip(&answer.answers) {
-        let ranked =
-            labels.scores(&answer.verdict.logits, labels.default_function(), folder.manifest().temperature);
+        let ranked = labels.scores(
+            &answer.verdict.logits,
+            labels.default_function(),
+            folder.manifest().temperature,
+        );
         best.push(ranked.first().map_or("", |first| &*labels.names()[first.index]));
         for score in ranked {
             row[score.index] = score.score;
         }
     }
-    let wanted = |name: &str| call.outputs.is_empty() || call.outputs.iter().any(|out| out.name == name);
+    let wanted =
+        |name: &str| call.outputs.is_empty() || call.outputs.iter().any(|out| out.name == name);
     let outputs = [
-        OutputTensor { name: "scores", datatype: "FP32", shape: vec![count, width], data: json!(scores) },
+        OutputTensor {
+            name: "scores",
+            datatype: "FP32",
+            shape: vec![count, width],
+            data: json!(scores),
+        },
         OutputTensor { name: "label", datatype: "BYTES", shape: vec![count], data: json!(best) },
     ];
     let outputs: Vec<OutputTensor> = outputs.into_iter().filter(|out| wanted(out.name)).collect();

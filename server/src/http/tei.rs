@@ -72,7 +72,8 @@ impl<'de> Deserialize<'de> for PredictInputs {
             Pair((String, String)),
             Bare(String),
         }
-        let wrong = |_| serde::de::Error::custom("expected a text, a pair, or a list of [text] and pairs");
+        let wrong =
+            |_| serde::de::Error::custom("expected a text, a pair, or a list of [text] and pairs");
         Ok(match Shape::deserialize(deserializer).map_err(wrong)? {
             Shape::Text(text) => Self::One(Input::Text(text)),
             Shape::Pair((first, second)) => Self::One(Input::Pair(first, second)),
@@ -97,7 +98,10 @@ enum PredictResponse {
 /// TEI: predict with the default model
 #[utoipa::path(post, path = "/predict", tag = "compatible", request_body = PredictRequest,
     responses((status = 200, body = PredictResponse)))]
-pub(super) async fn predict(State(app): State<App>, body: JsonBody<PredictRequest>) -> Result<Response, Error> {
+pub(super) async fn predict(
+    State(app): State<App>,
+    body: JsonBody<PredictRequest>,
+) -> Result<Response, Error> {
     answer(&app, None, body.0).await
 }
 
@@ -126,8 +130,7 @@ async fn answer(app: &App, model: Option<&str>, call: PredictRequest) -> Result<
     let answer = app.pipeline.classify(model, inputs, options).await?;
     let folder = answer.entry.folder.as_ref().map_err(|_| Error::Internal)?;
     let labels = folder.labels();
-    let function =
-        if call.raw_scores { ScoreFunction::None } else { labels.default_function() };
+    let function = if call.raw_scores { ScoreFunction::None } else { labels.default_function() };
     let temperature = folder.manifest().temperature;
     let mut rows: Vec<Vec<LabelScore>> = answer
         .answers
@@ -176,8 +179,11 @@ pub(super) async fn info(State(app): State<App>) -> Result<Json<serde_json::Valu
         retry_after: Duration::from_secs(60),
     })?;
     let labels = folder.labels().names();
-    let id2label: serde_json::Map<String, serde_json::Value> =
-        labels.iter().enumerate().map(|(id, name)| (id.to_string(), name.as_str().into())).collect();
+    let id2label: serde_json::Map<String, serde_json::Value> = labels
+        .iter()
+        .enumerate()
+        .map(|(id, name)| (id.to_string(), name.as_str().into()))
+        .collect();
     let label2id: serde_json::Map<String, serde_json::Value> =
         labels.iter().enumerate().map(|(id, name)| (name.clone(), id.into())).collect();
     Ok(Json(serde_json::json!({

@@ -64,7 +64,11 @@ mod tests {
         let cases: [(&str, Vec<QueuedJob>, Vec<usize>); 7] = [
             ("nothing", vec![], vec![]),
             ("alone", vec![job(1, 10, Normal)], vec![0]),
-            ("larger than the limit runs alone", vec![job(1, 500, Normal), job(1, 10, Normal)], vec![0]),
+            (
+                "larger than the limit runs alone",
+                vec![job(1, 500, Normal), job(1, 10, Normal)],
+                vec![0],
+            ),
             (
                 "one model a batch, oldest first",
                 vec![job(1, 10, Normal), job(2, 10, Normal), job(1, 10, Normal)],

@@ -69,7 +69,8 @@ impl LatencyWindow {
     }
 
     fn record_at(&self, now: Instant, latency: Duration, failed: bool) {
-        let latency_us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX).clamp(1, LATENCY_MAX_US);
+        let latency_us =
+            u64::try_from(latency.as_micros()).unwrap_or(u64::MAX).clamp(1, LATENCY_MAX_US);
         let mut slices = self.slices.lock();
         let slice = slices.at(now);
         slice.latencies_us.saturating_record(latency_us);

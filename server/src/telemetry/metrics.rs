@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, Unit};
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use metrics_exporter_prometheus::{
+    Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
+};
 
 use postsort_cache::ModelState;
 
@@ -39,9 +41,11 @@ const BUILD_INFO: &str = "postsort_build_info";
 /// 50 µs to 5 s in steps of about 1.6: a p99 read from these is within a step of the truth.
 const DURATION_BUCKETS_SECONDS: [f64; 26] = [
     50e-6, 80e-6, 125e-6, 200e-6, 320e-6, 500e-6, 800e-6, 1.25e-3, 2e-3, 3.2e-3, 5e-3, 8e-3,
-    12.5e-3, 20e-3, 32e-3, 50e-3, 80e-3, 125e-3, 200e-3, 320e-3, 500e-3, 800e-3, 1.25, 2.0, 3.2, 5.0,
+    12.5e-3, 20e-3, 32e-3, 50e-3, 80e-3, 125e-3, 200e-3, 320e-3, 500e-3, 800e-3, 1.25, 2.0, 3.2,
+    5.0,
 ];
-const TOKEN_BUCKETS: [f64; 10] = [8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0];
+const TOKEN_BUCKETS: [f64; 10] =
+    [8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0];
 const JOB_BUCKETS: [f64; 8] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0];
 
 /// A part of a request's time; the `stage` label.
@@ -193,13 +197,10 @@ impl Metrics {
     /// One model's handles; all its series exist from here on, at zero.
     pub fn model(&self, model: &str) -> ModelMetrics {
         let model = model.to_owned();
-        let stage = |stage: &'static str| {
-            metrics::histogram!(INFERENCE_DURATION, "model" => model.clone(), "stage" => stage)
-        };
-        let rejected = |reason: &'static str| {
-            metrics::counter!(REJECTED, "model" => model.clone(), "reason" => reason)
-        };
-        self.with(|| ModelMetrics {
+        let stage = |stage: &'static str| metrics::histogram!(INFERENCE_DURATION, "model" => model.clone(), "stage" => stage);
+        let rejected = |reason: &'static str| metrics::counter!(REJECTED, "model" => model.clone(), "reason" => reason);
+        self.with(|| {
+            ModelMetrics {
             outcomes: Outcome::ALL.map(|outcome| {
                 metrics::counter!(
                     INFERENCE_REQUESTS, "model" => model.clone(), "outcome" => outcome.as_str()
@@ -222,13 +223,15 @@ impl Metrics {
             }),
             load_duration: metrics::histogram!(LOAD_DURATION, "model" => model.clone()),
             evictions: metrics::counter!(EVICTIONS, "model" => model.clone(), "reason" => "budget"),
+        }
         })
     }
 
     #[expect(clippy::cast_precision_loss, reason = "gauges are floats on the wire")]
     pub(crate) fn set_readings(&self, readings: Readings) {
         self.with(|| {
-            metrics::gauge!(BUDGET_BYTES, "device" => "cpu").set(readings.memory_budget_bytes as f64);
+            metrics::gauge!(BUDGET_BYTES, "device" => "cpu")
+                .set(readings.memory_budget_bytes as f64);
             metrics::gauge!(PROCESS_BYTES).set(readings.process_bytes as f64);
             metrics::gauge!(CACHE_BYTES).set(readings.results.bytes as f64);
             metrics::gauge!(CACHE_ENTRIES).set(readings.results.entries as f64);
@@ -255,7 +258,9 @@ impl std::fmt::Debug for Metrics {
 }
 
 fn describe() {
-    use metrics::{describe_counter as counter, describe_gauge as gauge, describe_histogram as histogram};
+    use metrics::{
+        describe_counter as counter, describe_gauge as gauge, describe_histogram as histogram,
+    };
     counter!(HTTP_REQUESTS, "HTTP requests answered");
     histogram!(HTTP_DURATION, Unit::Seconds, "From the request's head to the response's head");
     gauge!(HTTP_IN_FLIGHT, "HTTP requests being answered");
