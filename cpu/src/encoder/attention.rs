@@ -1,0 +1,211 @@
+//! Attention of a tile of queries, one head at a time, scores staying in the L1 cache.
+//!
+//! Keys lie in panels `[panels][head_size/group][keys of the panel][group]`, values in panels
+//! `[panels][keys/group][columns of the panel][group]`, both per sequence and head; groups are of
+//! two bf16 or one f32. Softmax reads a row's scores twice rather than keeping a running maximum:
+//! they are few and hot.
+
+use std::ops::Range;
+
+use super::pass::Worker;
+use crate::kernels::{Coding, Epilogue, RowsArgs, SoftmaxArgs, Tile};
+use crate::pack::for_tiles;
+
+/// Vectors of a full panel of values.
+const VALUE_VECTORS: usize = 2;
+
+impl Worker<'_> {
+    /// bf16 in a group.
+    fn group(&self) -> usize {
+        if self.engine.sizes.bf16_attention { 2 } else { 1 }
+    }
+
+    fn keys_of(&self, layer: usize, sequence: usize, head: usize) -> *mut u8 {
+        let sizes = self.engine.sizes;
+        let starts = &self.plan.key_starts;
+        let (start, keys) = (starts[sequence], starts[sequence + 1] - starts[sequence]);
+        let before = (start * sizes.heads + head * keys) * sizes.head_size;
+        // SAFETY: within the layout's `k_bytes`.
+        unsafe { self.shared.k[layer % 2].add(before * 4 / self.group()) }
+    }
+
+    fn values_of(&self, layer: usize, sequence: usize, head: usize) -> *mut u8 {
+        let sizes = self.engine.sizes;
+        let starts = &self.plan.value_starts;
+        let (start, values) = (starts[sequence], starts[sequence + 1] - starts[sequence]);
+        let width = sizes.head_size.next_multiple_of(self.k.lanes);
+        let before = (start * sizes.heads + head * values) * width;
+        // SAFETY: within the layout's `v_bytes`.
+        unsafe { self.shared.v[layer % 2].add(before * 4 / self.group()) }
+    }
+
+    /// Puts keys, f32 rows in `wide`, into their panels.
+    ///
+    /// # Safety
+    /// `rows` are this thread's and as many as `wide` holds.
+    pub(super) unsafe fn pack_keys(&self, layer: usize, rows: Range<usize>) {
+        let (sizes, k, group) = (self.engine.sizes, self.k, self.group());
+        let (source, stride) = if sizes.bf16_attention {
+            // SAFETY: `context` is free now and has room for the block's rows, twice over.
+            unsafe {
+                (k.code_rows)(&RowsArgs {
+                    x: self.own.wide,
+                    x_stride: self.layout.wide_stride,
+                    rows: rows.len(),
+                    n: sizes.hidden,
+                    coding: Coding::Bf16,
+                    factors: std::ptr::null(),
+                    out: self.own.context.cast(),
+                    out_stride: self.layout.context_stride * 4,
+                    scales: self.own.scales,
+                });
+            }
+            (self.own.context.cast::<u8>().cast_const(), self.layout.context_stride * 4)
+        } else {
+            (self.own.wide.cast::<u8>().cast_const(), self.layout.wide_stride * 4)
+        };
+        let width = k.nv * k.lanes;
+        let steps = sizes.head_size / group;
+        for (sequence, part) in self.plan.segments(rows.clone()) {
+            let first = self.plan.offsets[sequence];
+            let padded = self.plan.key_starts[sequence + 1] - self.plan.key_starts[sequence];
+            for head in 0..sizes.heads {
+                let keys = self.keys_of(layer, sequence, head);
+                for row in part.clone() {
+                    let key = row - first;
+                    let panel = key / width * width;
+                    let panel_width = width.min(padded - panel);
+                    // SAFETY: a row's `steps` groups of this head, and their places in the panel.
+                    unsafe {
+                        let from = source.add((row - rows.start) * stride + head * steps * 4);
+                        let to = keys.add((panel * steps + key - panel) * 4);
+                        for step in 0..steps {
+                            let number = from.add(step * 4).cast::<u32>().read_unaligned();
+                            to.add(step * panel_width * 4).cast::<u32>().write_unaligned(number);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Puts values, f32 rows in `wide`, into their panels.
+    ///
+    /// # Safety
+    /// `rows` are this thread's and as many as `wide` holds, cut at even places of sequences.
+    pub(super) unsafe fn pack_values(&self, layer: usize, rows: Range<usize>) {
+        let (sizes, k, group) = (self.engine.sizes, self.k, self.group());
+        let padded = sizes.head_size.next_multiple_of(k.lanes);
+        let width = VALUE_VECTORS * k.lanes;
+        let stride = self.layout.wide_stride;
+        for (sequence, part) in self.plan.segments(rows.clone()) {
+            let first = self.plan.offsets[sequence];
+            let starts = &self.plan.value_starts;
+            let steps = (starts[sequence + 1] - starts[sequence]).div_ceil(group);
+            for head in 0..sizes.heads {
+                let values = self.values_of(layer, sequence, head);
+                for row in part.clone().step_by(group) {
+                    let step = (row - first) / group;
+                    // SAFETY: whole vectors of a row may be read: `wide` is padded; `panel_width`
+                    // columns of a step may be written.
+                    unsafe {
+                        let from = self.own.wide.add((row - rows.start) * stride + head * sizes.head_size);
+                        let mut column = 0;
+                        while column < padded {
+                            let panel_width = width.min(padded - column);
+                            let to = values.add((column * steps + step * panel_width) * 4);
+                            let from = from.add(column);
+                            if group == 2 {
+                                let next = if row + 1 < part.end { from.add(stride) } else { std::ptr::null() };
+                                (k.pair_rows)(from, next, to.cast(), panel_width);
+                            } else {
+                                to.cast::<f32>().copy_from_nonoverlapping(from, panel_width);
+                            }
+                            column += panel_width;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Attention of `rows` queries of one sequence, which lie at row `query` of the queries, into
+    /// `context`.
+    ///
+    /// # Safety
+    /// `context` has room for `rows`; the sequence's keys and values are packed and seen.
+    pub(super) unsafe fn attend(
+        &self,
+        layer: usize,
+        sequence: usize,
+        query: usize,
+        rows: usize,
+        context: *mut f32,
+    ) {
+        let (sizes, k, group) = (self.engine.sizes, self.k, self.group());
+        let (tiles, mr) = if sizes.bf16_attention {
+            (&k.tiles_bf16, k.mr_narrow)
+        } else {
+            (&k.tiles_f32, k.mr)
+        };
+        let tokens = self.plan.offsets[sequence + 1] - self.plan.offsets[sequence];
+        let keys_padded = tokens.next_multiple_of(k.lanes);
+        let value_steps = tokens.div_ceil(group);
+        // Rows of values are padded to pairs, those of one f32 as well.
+        let value_room = (self.plan.value_starts[sequence + 1] - self.plan.value_starts[sequence]).div_ceil(group);
+        let (key_width, value_width) = (k.nv * k.lanes, VALUE_VECTORS * k.lanes);
+        let head_padded = sizes.head_size.next_multiple_of(k.lanes);
+        let key_steps = sizes.head_size / group;
+        let (scores, stride) = (self.own.scores, self.layout.score_stride);
+        for head in 0..sizes.heads {
+            let keys = self.keys_of(layer, sequence, head);
+            let values = self.values_of(layer, sequence, head);
+            for_tiles(rows, mr, |row, rows| {
+                // SAFETY: panels lie as `pack_keys` and `pack_values` put them; scores have room
+                // for a tile's rows of the longest sequence; a context row has room for the last
+                // head's whole vectors, and what is stored beyond a head is overwritten by the
+                // next one's.
+                unsafe {
+                    let q = self.shared.q.add((query + row) * self.layout.q_stride + head * key_steps * 4);
+                    let mut key = 0;
+                    while key < keys_padded {
+                        let width = key_width.min(keys_padded - key);
+                        tiles[rows - 1][width / k.lanes - 1](&Tile {
+                            a: q,
+                            a_stride: self.layout.q_stride,
+                            b: keys.add(key * key_steps * 4),
+                            steps: key_steps,
+                            c: scores.add(key),
+                            c_stride: stride,
+                            epilogue: Epilogue::Plain,
+                        });
+                        key += width;
+                    }
+                    (k.softmax_rows)(&SoftmaxArgs {
+                        scores,
+                        stride,
+                        rows,
+                        n: tokens,
+                        bf16: sizes.bf16_attention,
+                        inverse: self.own.inverse,
+                    });
+                    let mut column = 0;
+                    while column < head_padded {
+                        let width = value_width.min(head_padded - column);
+                        let at = row * self.layout.context_stride + head * sizes.head_size + column;
+                        tiles[rows - 1][width / k.lanes - 1](&Tile {
+                            a: scores.cast(),
+                            a_stride: stride * 4,
+                            b: values.add(column * value_room * 4),
+                            steps: value_steps,
+                            c: context.add(at),
+                            c_stride: self.layout.context_stride,
+                            epilogue: Epilogue::RowScale(self.own.inverse),
+                        });
+                        column += width;
+                    }
+                }
+            });
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Token, position and type embeddings.
+
+use std::ops::Range;
+
+use super::PackedNorm;
+use crate::error::CpuError;
+use crate::pack::PackedLinear;
+use crate::spec::{Positions, TensorView, TokenBatch, read_f32};
+
+/// The tables as they are in their owners, rows converted when they are looked up.
+#[derive(Debug)]
+pub(super) struct PackedEmbeddings {
+    pub(super) word: TensorView,
+    pub(super) position: Option<TensorView>,
+    pub(super) positions: Positions,
+    pub(super) token_type: Option<TensorView>,
+    pub(super) norm: PackedNorm,
+    pub(super) projection: Option<PackedLinear>,
+}
+
+impl PackedEmbeddings {
+    /// Whether all ids have embeddings.
+    pub(super) fn check(&self, batch: TokenBatch<'_>) -> Result<(), CpuError> {
+        let vocabulary = self.word.shape[0];
+        if let Some(&id) = batch.ids.iter().find(|&&id| id as usize >= vocabulary) {
+            return Err(CpuError::TokenOutOfRange { id, vocabulary });
+        }
+        let types = self.types();
+        if types > 1
+            && let Some(&id) = batch.type_ids.iter().find(|&&id| id as usize >= types)
+        {
+            return Err(CpuError::TypeOutOfRange { id, types });
+        }
+        Ok(())
+    }
+
+    fn types(&self) -> usize {
+        self.token_type.as_ref().map_or(0, |table| table.shape[0])
+    }
+
+    /// Sums of the tables' rows for tokens `rows` of the sequence that begins at `start`; `out` has
+    /// `stride` elements from row to row.
+    pub(super) fn look_up(
+        &self,
+        batch: TokenBatch<'_>,
+        start: usize,
+        rows: Range<usize>,
+        out: &mut [f32],
+        stride: usize,
+    ) {
+        let width = self.word.shape[1];
+        let mut next = match self.positions {
+            Positions::FromZero => rows.start - start,
+            Positions::AfterPadding { padding } => {
+                let counted = batch.ids[start..rows.start].iter().filter(|&&id| id != padding);
+                padding as usize + 1 + counted.count()
+            }
+        };
+        for (row, out) in rows.zip(out.chunks_mut(stride)) {
+            let out = &mut out[..width];
+            let id = batch.ids[row];
+            read_row(&self.word, id as usize, out);
+            if let Some(table) = &self.position {
+                let position = match self.positions {
+                    Positions::AfterPadding { padding } if id == padding => padding as usize,
+                    _ => {
+                        next += 1;
+                        next - 1
+                    }
+                };
+                add_row(table, position, out);
+            }
+            if let Some(table) = &self.token_type {
+                let id = if self.types() > 1 { batch.type_ids.get(row).copied().unwrap_or(0) } else { 0 };
+                add_row(table, id as usize, out);
+            }
+        }
+    }
+}
+
+/// Bytes of a row; empty if there is none, which the checks rule out.
+fn row_bytes(table: &TensorView, row: usize) -> &[u8] {
+    let bytes = table.shape[1] * table.dtype.bytes();
+    let start = table.range.start + row * bytes;
+    let all: &[u8] = (*table.owner).as_ref();
+    all.get(start..start + bytes).unwrap_or_default()
+}
+
+fn read_row(table: &TensorView, row: usize, out: &mut [f32]) {
+    read_f32(table.dtype, row_bytes(table, row), out);
+}
+
+fn add_row(table: &TensorView, row: usize, out: &mut [f32]) {
+    // In pieces that fit the registers' neighbourhood rather than through a second row.
+    let mut piece = [0.0_f32; 64];
+    let size = table.dtype.bytes();
+    let bytes = row_bytes(table, row);
+    for (out, bytes) in out.chunks_mut(64).zip(bytes.chunks(64 * size)) {
+        let piece = &mut piece[..out.len()];
+        read_f32(table.dtype, bytes, piece);
+        for (out, piece) in out.iter_mut().zip(piece) {
+            *out += *piece;
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! One forward pass: each thread takes its own rows through every product.
+//!
+//! ```text
+//! embed → keys, values, queries of layer 0
+//! each layer: ─ wait for the others' keys and values ─
+//!             attention → output, residual, norm → up, activation → down, residual, norm
+//!             → keys, values, queries of the next layer
+//! last layer: the same, but past keys and values only for the first token of each sequence
+//! head
+//! ```
+//!
+//! Rows go in blocks, so that what a block computes stays in the L2 cache.
+
+use std::ops::Range;
+
+use super::arena::{Own, Shared};
+use super::plan::{Layout, Plan};
+use super::{Engine, Layer, PackedNorm};
+use crate::error::CpuError;
+use crate::kernels::{Coding, Kernels, NormArgs, RowsArgs};
+use crate::pack::{PackedLinear, Results, Rows};
+use crate::pool::Team;
+use crate::spec::TokenBatch;
+
+/// Logits that threads write, each those of its sequences.
+struct Logits(*mut f32);
+
+// SAFETY: no two threads write the same sequence's.
+unsafe impl Sync for Logits {}
+
+pub(super) fn forward(engine: &Engine, batch: TokenBatch<'_>, logits: &mut [f32]) -> Result<(), CpuError> {
+    let mut arena = engine.pool.arena();
+    let mut plan = std::mem::take(&mut arena.plan);
+    let mut own = std::mem::take(&mut arena.own);
+    plan.prepare(engine, batch.offsets);
+    let layout = Layout::new(engine, &plan);
+    let provided = arena.provide(&layout, &mut own);
+    let logits = Logits(logits.as_mut_ptr());
+    let result = provided.and_then(|shared| {
+        engine.pool.run(&mut arena, plan.threads, &|team, thread| {
+            let logits = &logits;
+            let worker = Worker {
+                engine,
+                k: engine.kernels,
+                plan: &plan,
+                layout: &layout,
+                shared: &shared,
+                own: &own[thread],
+                batch,
+            };
+            // SAFETY: the arena gave memory as the layout says, each thread has its own part, and
+            // the batch was checked.
+            let done = unsafe { worker.run(team, thread, logits.0) };
+            // Fails only if another thread panicked, which the pool reports.
+            drop(done);
+        })
+    });
+    arena.plan = plan;
+    arena.own = own;
+    result
+}
+
+/// One thread's view of a pass.
+pub(super) struct Worker<'a> {
+    pub(super) engine: &'a Engine,
+    pub(super) k: &'static Kernels,
+    pub(super) plan: &'a Plan,
+    pub(super) layout: &'a Layout,
+    pub(super) shared: &'a Shared,
+    pub(super) own: &'a Own,
+    batch: TokenBatch<'a>,
+}
+
+impl Worker<'_> {
+    /// # Safety
+    /// Memory is as the layout says; no other thread has this one's number; `logits` has room for
+    /// the batch's.
+    unsafe fn run(&self, team: &Team<'_>, thread: usize, logits: *mut f32) -> Result<(), CpuError> {
+        let rows = self.plan.rows(thread);
+        let blocks = || self.plan.blocks(rows.clone(), self.layout.block_rows);
+        let layers = &self.engine.layers;
+        let last = layers.len() - 1;
+        // SAFETY: blocks are of this thread's rows; keys and values are read behind the barrier,
+        // and written to the other half than what slower threads may still read.
+        unsafe {
+            for block in blocks() {
+                self.embed(block.clone());
+                self.keys_values(0, block.clone());
+                if last > 0 {
+                    self.queries(&layers[0], self.x(block.start), self.layout.x_stride, block);
+                }
+            }
+            for at in 0..last {
+                team.wait()?;
+                for block in blocks() {
+                    for (sequence, part) in self.plan.segments(block.clone()) {
+                        let context = self.context(part.start - block.start);
+                        self.attend(at, sequence, part.start, part.len(), context);
+                    }
+                    let x = self.x(block.start);
+                    self.dense(&layers[at], x, self.layout.x_stride, block.len());
+                    self.keys_values(at + 1, block.clone());
+                    if at + 1 < last {
+                        self.queries(&layers[at + 1], x, self.layout.x_stride, block);
+                    }
+                }
+            }
+            team.wait()?;
+            let sequences = self.plan.sequences_of(thread);
+            for start in sequences.clone().step_by(self.layout.block_rows) {
+                let end = sequences.end.min(start + self.layout.block_rows);
+                self.first_tokens(&layers[last], last, start..end, logits);
+            }
+        }
+        Ok(())
+    }
+
+    /// # Safety
+    /// `row` is below the batch's tokens.
+    unsafe fn x(&self, row: usize) -> *mut f32 {
+        // SAFETY: `x_bytes` has room for all rows.
+        unsafe { self.shared.x.add(row * self.layout.x_stride) }
+    }
+
+    /// # Safety
+    /// `row` is within a block.
+    unsafe fn context(&self, row: usize) -> *mut f32 {
+        // SAFETY: `context_bytes` has room for a block's rows.
+        unsafe { self.own.context.add(row * self.layout.context_stride) }
+    }
+
+    /// The last layer's attention and dense part, and the head, for first tokens only.
+    ///
+    /// # Safety
+    /// As [`Self::run`]; `sequences` are this thread's and at most a block.
+    unsafe fn first_tokens(&self, layer: &Layer, at: usize, sequences: Range<usize>, logits: *mut f32) {
+        let (count, stride) = (sequences.len(), self.layout.compact_stride);
+        // SAFETY: other threads' rows are finished behind the barrier and only read here; compact
+        // has room for a block.
+        unsafe {
+            for (to, sequence) in sequences.clone().enumerate() {
+                let from = self.x(self.plan.offsets[sequence]).cast_const();
+                let to = self.own.compact.add(to * stride);
+                to.copy_from_nonoverlapping(from, self.engine.sizes.hidden);
+            }
+            // Queries of first tokens take the first rows of all queries, which nobody needs now.
+            self.queries(layer, self.own.compact, stride, sequences.clone());
+            for (to, sequence) in sequences.clone().enumerate() {
+                self.attend(at, sequence, sequence, 1, self.context(to));
+            }
+            self.dense(layer, self.own.compact, stride, count);
+            self.head(count, logits.add(sequences.start * self.engine.sizes.labels));
+        }
+    }
+
+    /// # Safety
+    /// `block` is of this thread's rows.
+    unsafe fn embed(&self, block: Range<usize>) {
+        let embeddings = &self.engine.embeddings;
+        // With a projection the tables' rows have their own width and are not the states yet.
+        // SAFETY: room for a block's rows either way.
+        unsafe {
+            let (to, stride) = match embeddings.projection {
+                Some(_) => (self.own.wide, self.layout.wide_stride),
+                None => (self.x(block.start), self.layout.x_stride),
+            };
+            for (sequence, part) in self.plan.segments(block.clone()) {
+                let to = to.add((part.start - block.start) * stride);
+                let to = std::slice::from_raw_parts_mut(to, part.len() * stride);
+                embeddings.look_up(self.batch, self.plan.offsets[sequence], part, to, stride);
+            }
+            self.norm(&embeddings.norm, to, stride, block.len(), self.engine.sizes.embedding);
+            if let Some(projection) = &embeddings.projection {
+                let a = self.coded(projection, to, stride, block.len());
+                let c = Results { c: self.x(block.start), stride: self.layout.x_stride, add: false };
+                projection.apply(self.k, a, c, None);
+            }
+        }
+    }
+
+    /// Keys and values of a block, into their panels.
+    ///
+    /// # Safety
+    /// `block` is of this thread's rows.
+    unsafe fn keys_values(&self, at: usize, block: Range<usize>) {
+        let layer = &self.engine.layers[at];
+        // SAFETY: `wide` has room for a block's rows.
+        unsafe {
+            let a = self.coded(&layer.key, self.x(block.start), self.layout.x_stride, block.len());
+            layer.key.apply(self.k, a, self.wide(), None);
+            self.pack_keys(at, block.clone());
+            layer.value.apply(self.k, a, self.wide(), None);
+            self.pack_values(at, block);
+        }
+    }
+
+    /// Queries of states `x`, into rows `to` of all queries.
+    ///
+    /// # Safety
+    /// Rows `to` are this thread's to write and at most a block.
+    unsafe fn queries(&self, layer: &Layer, x: *const f32, stride: usize, to: Range<usize>) {
+        // SAFETY: `q_bytes` has room for all rows, `wide` for a block's.
+        unsafe {
+            let a = self.coded(&layer.query, x, stride, to.len());
+            let q = self.shared.q.add(to.start * self.layout.q_stride);
+            if !self.engine.sizes.bf16_attention {
+                let c = Results { c: q.cast(), stride: self.layout.q_stride / 4, add: false };
+                return layer.query.apply(self.k, a, c, None);
+            }
+            layer.query.apply(self.k, a, self.wide(), None);
+            (self.k.code_rows)(&RowsArgs {
+                x: self.own.wide,
+                x_stride: self.layout.wide_stride,
+                rows: to.len(),
+                n: self.engine.sizes.hidden,
+                coding: Coding::Bf16,
+                factors: std::ptr::null(),
+                out: q,
+                out_stride: self.layout.q_stride,
+                scales: self.own.scales,
+            });
+        }
+    }
+
+    /// From attention's results in `context` to the layer's, in place of its states `x`.
+    ///
+    /// # Safety
+    /// `x` has `rows` rows that are this thread's, at most a block.
+    unsafe fn dense(&self, layer: &Layer, x: *mut f32, stride: usize, rows: usize) {
+        let hidden = self.engine.sizes.hidden;
+        let add = Results { c: x, stride, add: true };
+        // SAFETY: room for a block's rows everywhere.
+        unsafe {
+            let a = self.coded(&layer.attention_output, self.own.context, self.layout.context_stride, rows);
+            layer.attention_output.apply(self.k, a, add, None);
+            self.norm(&layer.attention_norm, x, stride, rows, hidden);
+            let a = self.coded(&layer.up, x, stride, rows);
+            layer.up.apply(self.k, a, self.wide(), Some(self.engine.function));
+            let a = self.coded(&layer.down, self.own.wide, self.layout.wide_stride, rows);
+            layer.down.apply(self.k, a, add, None);
+            self.norm(&layer.output_norm, x, stride, rows, hidden);
+        }
+    }
+
+    /// From first tokens' states in `compact` to logits.
+    ///
+    /// # Safety
+    /// `logits` has room for `rows` of them.
+    unsafe fn head(&self, rows: usize, logits: *mut f32) {
+        let compact = (self.own.compact, self.layout.compact_stride);
+        let wide = (self.own.wide, self.layout.wide_stride);
+        let (mut from, mut to) = (compact, wide);
+        // SAFETY: both have room for a block's rows of the head's widest layer.
+        unsafe {
+            for (linear, function) in &self.engine.head {
+                let a = self.coded(linear, from.0, from.1, rows);
+                let c = Results { c: to.0, stride: to.1, add: false };
+                linear.apply(self.k, a, c, *function);
+                (from, to) = (to, from);
+            }
+            let labels = self.engine.sizes.labels;
+            for row in 0..rows {
+                let from = from.0.add(row * from.1).cast_const();
+                logits.add(row * labels).copy_from_nonoverlapping(from, labels);
+            }
+        }
+    }
+
+    fn wide(&self) -> Results {
+        Results { c: self.own.wide, stride: self.layout.wide_stride, add: false }
+    }
+
+    /// Rows as `linear` multiplies them; in `coded` unless it takes f32.
+    ///
+    /// # Safety
+    /// `x` has `rows` rows of its inputs, at most a block.
+    unsafe fn coded(&self, linear: &PackedLinear, x: *const f32, x_stride: usize, rows: usize) -> Rows {
+        let Some(coding) = linear.coding else {
+            return Rows { a: x.cast(), stride: x_stride * 4, rows, scales: std::ptr::null() };
+        };
+        let (out, out_stride, scales) = (self.own.coded, self.layout.coded_stride, self.own.scales);
+        // SAFETY: `coded` has room for a block's rows of the widest product.
+        unsafe {
+            (self.k.code_rows)(&RowsArgs {
+                x,
+                x_stride,
+                rows,
+                n: linear.inputs,
+                coding,
+                factors: linear.factors,
+                out,
+                out_stride,
+                scales,
+            });
+        }
+        Rows { a: out, stride: out_stride, rows, scales }
+    }
+
+    /// # Safety
+    /// `x` has `rows` rows of `width`.
+    unsafe fn norm(&self, norm: &PackedNorm, x: *mut f32, x_stride: usize, rows: usize, width: usize) {
+        // SAFETY: the norm's weights are padded to whole vectors.
+        unsafe {
+            (self.k.norm_rows)(&NormArgs {
+                x,
+                x_stride,
+                rows,
+                n: width,
+                weight: norm.weight.as_ptr(),
+                bias: norm.bias.as_ptr(),
+                eps: norm.eps,
+            });
+        }
+    }
+}

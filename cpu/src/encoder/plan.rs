@@ -1,0 +1,225 @@
+//! What a pass will do: which rows are whose, and how much memory it needs.
+
+use std::ops::Range;
+
+use super::{Engine, Sizes};
+use crate::kernels::Kernels;
+use crate::pack::PackedLinear;
+use crate::slab::ALIGN;
+
+/// Estimated cycles, to share rows out evenly.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Costs {
+    /// Of a row's dense products, all layers.
+    pub(super) row: f64,
+    /// Of a row's attention to one key, all layers.
+    pub(super) key: f64,
+}
+
+/// Below this many cycles a pass is done sooner by one thread.
+const CYCLES_PER_THREAD: f64 = 60_000.0;
+
+/// Who does what. Vectors keep their memory between passes.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    pub(super) threads: usize,
+    /// Where sequences begin, and the end.
+    pub(super) offsets: Vec<usize>,
+    /// Where each sequence's keys begin, in keys padded to whole vectors, and the end.
+    pub(super) key_starts: Vec<usize>,
+    /// Where each sequence's values begin, in tokens padded to pairs, and the end.
+    pub(super) value_starts: Vec<usize>,
+    /// Rows of thread `t` are `cuts[t]..cuts[t + 1]`.
+    cuts: Vec<usize>,
+}
+
+impl Plan {
+    pub(super) fn prepare(&mut self, engine: &Engine, offsets: &[u32]) {
+        let costs = engine.costs;
+        let lanes = engine.kernels.lanes;
+        for list in [&mut self.offsets, &mut self.key_starts, &mut self.value_starts, &mut self.cuts] {
+            list.clear();
+        }
+        self.offsets.extend(offsets.iter().map(|&offset| offset as usize));
+        let (mut keys, mut values, mut cycles) = (0, 0, 0.0);
+        for pair in self.offsets.windows(2) {
+            let tokens = pair[1] - pair[0];
+            self.key_starts.push(keys);
+            self.value_starts.push(values);
+            keys += tokens.next_multiple_of(lanes);
+            values += tokens.next_multiple_of(2);
+            cycles += sequence_cycles(costs, tokens);
+        }
+        self.key_starts.push(keys);
+        self.value_starts.push(values);
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few threads")]
+        let useful = (cycles / CYCLES_PER_THREAD) as usize;
+        self.threads = useful.clamp(1, engine.pool.threads());
+
+        // Cuts where equal shares of the cycles end, at even places of a sequence: values are
+        // stored in pairs of tokens.
+        self.cuts.push(0);
+        let (mut sequence, mut before) = (0, 0.0);
+        for thread in 1..self.threads {
+            #[expect(clippy::cast_precision_loss, reason = "a few threads")]
+            let target = cycles * thread as f64 / self.threads as f64;
+            let tokens = |sequence: usize| self.offsets[sequence + 1] - self.offsets[sequence];
+            while sequence + 1 < self.sequences()
+                && before + sequence_cycles(costs, tokens(sequence)) <= target
+            {
+                before += sequence_cycles(costs, tokens(sequence));
+                sequence += 1;
+            }
+            #[expect(clippy::cast_precision_loss, reason = "a sequence's tokens")]
+            let a_row = costs.row + costs.key * tokens(sequence) as f64;
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
+            let rows = (((target - before) / a_row / 2.0).round() as usize * 2).min(tokens(sequence));
+            let cut = (self.offsets[sequence] + rows).max(self.cuts[thread - 1]);
+            self.cuts.push(cut);
+        }
+        self.cuts.push(self.tokens());
+    }
+
+    pub(super) fn sequences(&self) -> usize {
+        self.offsets.len() - 1
+    }
+
+    pub(super) fn tokens(&self) -> usize {
+        self.offsets.last().copied().unwrap_or(0)
+    }
+
+    /// Rows of a thread.
+    pub(super) fn rows(&self, thread: usize) -> Range<usize> {
+        self.cuts[thread]..self.cuts[thread + 1]
+    }
+
+    /// Sequences whose last layer and head a thread computes.
+    pub(super) fn sequences_of(&self, thread: usize) -> Range<usize> {
+        let share = |thread: usize| self.sequences() * thread / self.threads;
+        share(thread)..share(thread + 1)
+    }
+
+    /// The sequence that a row is in.
+    pub(super) fn sequence_at(&self, row: usize) -> usize {
+        self.offsets.partition_point(|&offset| offset <= row) - 1
+    }
+
+    /// `rows` in blocks of at most about `most`, cut at even places of sequences.
+    pub(super) fn blocks(&self, rows: Range<usize>, most: usize) -> impl Iterator<Item = Range<usize>> {
+        let count = rows.len().div_ceil(most).max(1);
+        let cut = move |block: usize| {
+            let row = rows.start + rows.len() * block / count;
+            if block == count {
+                return row;
+            }
+            row - (row - self.offsets[self.sequence_at(row)]) % 2
+        };
+        (0..count).map(move |block| cut(block)..cut(block + 1)).filter(|rows| !rows.is_empty())
+    }
+
+    /// The parts of sequences in `rows`: sequence and rows.
+    pub(super) fn segments(&self, rows: Range<usize>) -> impl Iterator<Item = (usize, Range<usize>)> {
+        let first = if rows.is_empty() { self.sequences() } else { self.sequence_at(rows.start) };
+        (first..self.sequences())
+            .map(move |sequence| {
+                let start = self.offsets[sequence].max(rows.start);
+                (sequence, start..self.offsets[sequence + 1].min(rows.end))
+            })
+            .take_while(|(_, part)| !part.is_empty())
+    }
+}
+
+fn sequence_cycles(costs: Costs, tokens: usize) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "a sequence's tokens")]
+    let tokens = tokens as f64;
+    tokens * (costs.row + costs.key * tokens)
+}
+
+/// Strides and bytes of a pass's memory.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Layout {
+    pub(super) threads: usize,
+    /// Most rows of a block.
+    pub(super) block_rows: usize,
+    /// Elements from row to row.
+    pub(super) x_stride: usize,
+    /// Bytes from row to row.
+    pub(super) q_stride: usize,
+    pub(super) wide_stride: usize,
+    pub(super) context_stride: usize,
+    pub(super) compact_stride: usize,
+    /// Bytes from row to row.
+    pub(super) coded_stride: usize,
+    pub(super) score_stride: usize,
+    pub(super) x_bytes: usize,
+    pub(super) q_bytes: usize,
+    pub(super) k_bytes: usize,
+    pub(super) v_bytes: usize,
+    pub(super) wide_bytes: usize,
+    pub(super) context_bytes: usize,
+    pub(super) compact_bytes: usize,
+    pub(super) coded_bytes: usize,
+    pub(super) scales_bytes: usize,
+    pub(super) scores_bytes: usize,
+}
+
+/// Bytes of a block's widest f32 rows: they and what else is hot share the L2 cache.
+const BLOCK_BYTES: usize = 320 << 10;
+
+impl Layout {
+    pub(super) fn new(engine: &Engine, plan: &Plan) -> Self {
+        let (k, sizes): (&Kernels, Sizes) = (engine.kernels, engine.sizes);
+        // A row more than whole vectors, so that rows do not all fall into one set of the cache.
+        let padded = |width: usize| width.next_multiple_of(16) + 16;
+        let block_rows = (BLOCK_BYTES / (sizes.widest * 4)).clamp(16, 96) / 8 * 8;
+        // Cutting at even places may lengthen a block by one.
+        let block_room = block_rows + 2;
+        let x_stride = padded(sizes.hidden.max(sizes.embedding));
+        let number = if sizes.bf16_attention { 2 } else { 4 };
+        let q_stride = padded(sizes.hidden) * number;
+        let wide_stride = padded(sizes.widest);
+        let context_stride = padded(sizes.hidden) + k.lanes;
+        let compact_stride = padded(sizes.widest);
+        let coded_stride = PackedLinear::coded_row_bytes(k, engine.precision, sizes.widest);
+        let keys_max = plan.offsets.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0);
+        let score_stride = keys_max.next_multiple_of(16) + 16;
+        let keys = plan.key_starts.last().copied().unwrap_or(0);
+        let values = plan.value_starts.last().copied().unwrap_or(0);
+        Self {
+            threads: plan.threads,
+            block_rows,
+            x_stride,
+            q_stride,
+            wide_stride,
+            context_stride,
+            compact_stride,
+            coded_stride,
+            score_stride,
+            x_bytes: plan.tokens() * x_stride * 4,
+            q_bytes: plan.tokens() * q_stride,
+            k_bytes: keys * sizes.hidden * number,
+            v_bytes: values * sizes.heads * sizes.head_size.next_multiple_of(k.lanes) * number,
+            wide_bytes: block_room * wide_stride * 4,
+            context_bytes: block_room * context_stride * 4,
+            compact_bytes: block_room * compact_stride * 4,
+            coded_bytes: block_room * coded_stride,
+            scales_bytes: block_room * 4,
+            scores_bytes: 8 * score_stride * 4,
+        }
+    }
+
+    /// All of it.
+    pub(super) fn bytes(&self) -> usize {
+        let own = [
+            self.wide_bytes,
+            self.context_bytes,
+            self.compact_bytes,
+            self.coded_bytes,
+            self.scales_bytes,
+            self.scores_bytes,
+            64,
+        ];
+        let shared = [self.x_bytes, self.q_bytes, self.k_bytes * 2, self.v_bytes * 2];
+        shared.iter().sum::<usize>() + own.iter().sum::<usize>() * self.threads + 16 * ALIGN * (self.threads + 1)
+    }
+}

@@ -1,0 +1,152 @@
+//! Functions of vectors.
+
+use crate::simd::Simd;
+
+/// Functions that kernels apply to every element.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Function {
+    /// x·Φ(x), absolute error below 1e-6.
+    Gelu,
+    /// x·Φ(x), absolute error below 1e-4: for results that are rounded to 8 bits or bf16.
+    GeluCoarse,
+    /// The tanh form of x·Φ(x).
+    GeluTanh,
+    /// max(0, x).
+    Relu,
+    /// x·σ(x).
+    Silu,
+    /// tanh.
+    Tanh,
+}
+
+impl Function {
+    /// Least value that it takes, where there is one.
+    pub(crate) fn minimum(self) -> Option<f32> {
+        match self {
+            Self::Gelu | Self::GeluCoarse => Some(-0.1702),
+            Self::GeluTanh => Some(-0.1704),
+            Self::Silu => Some(-0.2786),
+            Self::Relu => Some(0.0),
+            Self::Tanh => None,
+        }
+    }
+}
+
+/// 2^x, relative error below 1e-7; `x` is clamped to -126..=126.
+///
+/// # Safety
+/// The CPU has the features of `S`.
+#[inline(always)]
+pub(crate) unsafe fn exp2<S: Simd>(x: S::F) -> S::F {
+    // SAFETY: granted by the caller.
+    unsafe {
+        let x = S::max(S::min(x, S::splat(126.0)), S::splat(-126.0));
+        let whole = S::round(x);
+        let f = S::sub(x, whole);
+        // Taylor about 0 of 2^f, |f| ≤ 1/2, the last terms adjusted (Cephes' exp2f).
+        let mut p = S::splat(1.535_336_2e-4);
+        p = S::fma(p, f, S::splat(1.339_887_4e-3));
+        p = S::fma(p, f, S::splat(9.618_437e-3));
+        p = S::fma(p, f, S::splat(5.550_332_5e-2));
+        p = S::fma(p, f, S::splat(2.402_264_7e-1));
+        p = S::fma(p, f, S::splat(6.931_472e-1));
+        p = S::fma(p, f, S::splat(1.0));
+        S::scale2(p, whole)
+    }
+}
+
+/// 2^x for `x` ≤ 0, relative error below 1e-4: for shares that are rounded to bf16.
+///
+/// # Safety
+/// The CPU has the features of `S`.
+#[inline(always)]
+pub(crate) unsafe fn exp2_coarse<S: Simd>(x: S::F) -> S::F {
+    // SAFETY: granted by the caller.
+    unsafe {
+        let x = S::max(x, S::splat(-126.0));
+        let whole = S::round(x);
+        let f = S::sub(x, whole);
+        // Minimax of degree 3 on |f| ≤ 1/2.
+        let mut p = S::splat(5.517_177_5e-2);
+        p = S::fma(p, f, S::splat(2.426_113_7e-1));
+        p = S::fma(p, f, S::splat(6.932_609_7e-1));
+        p = S::fma(p, f, S::splat(9.999_280_3e-1));
+        S::scale2(p, whole)
+    }
+}
+
+const LOG2_E: f32 = std::f32::consts::LOG2_E;
+
+/// `function(x)` for each lane.
+///
+/// # Safety
+/// The CPU has the features of `S`.
+#[inline(always)]
+pub(crate) unsafe fn apply<S: Simd>(function: Function, x: S::F) -> S::F {
+    // SAFETY: granted by the caller.
+    unsafe {
+        match function {
+            Function::Gelu => gelu::<S>(x),
+            Function::GeluCoarse => gelu_coarse::<S>(x),
+            Function::GeluTanh => {
+                // x·σ(2u) with u = √(2/π)·(x + 0.044715·x³).
+                let cube = S::mul(S::mul(x, x), x);
+                let u = S::fma(cube, S::splat(0.044_715), x);
+                S::mul(x, sigmoid::<S>(S::mul(u, S::splat(1.595_769_1))))
+            }
+            Function::Relu => S::max(x, S::splat(0.0)),
+            Function::Silu => S::mul(x, sigmoid::<S>(x)),
+            Function::Tanh => {
+                let double = sigmoid::<S>(S::add(x, x));
+                S::sub(S::add(double, double), S::splat(1.0))
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn sigmoid<S: Simd>(x: S::F) -> S::F {
+    // SAFETY: granted by the caller.
+    unsafe {
+        let one = S::splat(1.0);
+        S::div(one, S::add(one, exp2::<S>(S::mul(x, S::splat(-LOG2_E)))))
+    }
+}
+
+/// Φ's tail by Abramowitz and Stegun 7.1.26, error below 1e-7.
+#[inline(always)]
+unsafe fn gelu<S: Simd>(x: S::F) -> S::F {
+    // SAFETY: granted by the caller.
+    unsafe {
+        let size = S::abs(x);
+        // z = |x|/√2, t = 1/(1 + 0.3275911·z)
+        let t = S::div(S::splat(1.0), S::fma(size, S::splat(0.231_641_89), S::splat(1.0)));
+        let mut p = S::splat(0.530_702_7);
+        p = S::fma(p, t, S::splat(-0.726_576));
+        p = S::fma(p, t, S::splat(0.710_706_87));
+        p = S::fma(p, t, S::splat(-0.142_248_37));
+        p = S::fma(p, t, S::splat(0.127_414_8));
+        let bell = exp2::<S>(S::mul(S::mul(x, x), S::splat(-0.5 * LOG2_E)));
+        let tail = S::mul(S::mul(p, t), bell);
+        S::sub(S::max(x, S::splat(0.0)), S::mul(size, tail))
+    }
+}
+
+/// Φ - 1/2 as an odd polynomial on |x| ≤ 4.2, fitted to the least error of x·Φ(x).
+#[inline(always)]
+unsafe fn gelu_coarse<S: Simd>(x: S::F) -> S::F {
+    // SAFETY: granted by the caller.
+    unsafe {
+        let c = S::max(S::min(x, S::splat(4.2)), S::splat(-4.2));
+        let u = S::mul(c, c);
+        let mut p = S::splat(-9.017_618e-10);
+        p = S::fma(p, u, S::splat(7.941_4e-8));
+        p = S::fma(p, u, S::splat(-3.037_948_9e-6));
+        p = S::fma(p, u, S::splat(6.689_095e-5));
+        p = S::fma(p, u, S::splat(-9.506_596e-4));
+        p = S::fma(p, u, S::splat(9.298_238e-3));
+        p = S::fma(p, u, S::splat(-6.552_822e-2));
+        p = S::fma(p, u, S::splat(3.984_658_8e-1));
+        S::mul(x, S::fma(p, c, S::splat(0.5)))
+    }
+}

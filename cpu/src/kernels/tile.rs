@@ -1,0 +1,191 @@
+//! Register tiles of matrix products: `MR` rows times one panel of packed columns.
+//!
+//! A panel is `[steps][NV·LANES][group]` with groups of 1 f32, 2 bf16 or 4 i8: what one step
+//! multiplies. Sums run over the steps in order for every element, wherever its tile lies, so an
+//! answer does not depend on the rows beside it.
+
+use crate::simd::Simd;
+
+/// One tile's operands.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tile {
+    /// Rows of the left operand.
+    pub(crate) a: *const u8,
+    /// Bytes from row to row.
+    pub(crate) a_stride: usize,
+    /// The panel.
+    pub(crate) b: *const u8,
+    /// Steps: inputs over the group's size.
+    pub(crate) steps: usize,
+    /// Result `[rows][NV·LANES]`.
+    pub(crate) c: *mut f32,
+    /// Elements from row to row.
+    pub(crate) c_stride: usize,
+    pub(crate) epilogue: Epilogue,
+}
+
+/// What is done to sums before they are stored. Pointers to columns are at the panel's first.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Epilogue {
+    /// Stored as they are.
+    Plain,
+    /// Times the row's factor.
+    RowScale(*const f32),
+    /// Plus the column's bias.
+    Bias(*const f32),
+    /// Plus the column's bias, added to what is in the result.
+    AddBias(*const f32),
+    /// Of 8-bit products: `(sum + first[column])·columns[column]·rows[row] + bias[column]`,
+    /// added to what is in the result if `add`.
+    Int8 { first: *const i32, columns: *const f32, rows: *const f32, bias: *const f32, add: bool },
+}
+
+/// Products of f32.
+///
+/// # Safety
+/// The CPU has the features of `S`; the operands are as [`Tile`] says, for `MR` rows.
+#[inline(always)]
+pub(crate) unsafe fn tile_f32<S: Simd, const MR: usize, const NV: usize>(t: &Tile) {
+    // SAFETY: granted by the caller.
+    unsafe {
+        let mut sums = [[S::splat(0.0); NV]; MR];
+        let (mut a, mut b) = (t.a.cast::<f32>(), t.b.cast::<f32>());
+        let stride = t.a_stride / 4;
+        for _ in 0..t.steps {
+            let w: [S::F; NV] = load_columns::<S, NV>(b);
+            for (row, sums) in sums.iter_mut().enumerate() {
+                let x = S::splat(*a.add(row * stride));
+                for column in 0..NV {
+                    sums[column] = S::fma(x, w[column], sums[column]);
+                }
+            }
+            a = a.add(1);
+            b = b.add(NV * S::LANES);
+        }
+        store::<S, MR, NV>(t, sums);
+    }
+}
+
+/// Products of bf16, summed in f32.
+///
+/// # Safety
+/// As [`tile_f32`].
+#[inline(always)]
+pub(crate) unsafe fn tile_bf16<S: Simd, const MR: usize, const NV: usize>(t: &Tile) {
+    // SAFETY: granted by the caller.
+    unsafe {
+        let mut sums = [[S::splat(0.0); NV]; MR];
+        let (mut a, mut b) = (t.a, t.b);
+        for _ in 0..t.steps {
+            let mut w = [S::zero_i(); NV];
+            for (column, w) in w.iter_mut().enumerate() {
+                *w = S::load_4(b.add(column * S::LANES * 4));
+            }
+            for (row, sums) in sums.iter_mut().enumerate() {
+                let x = S::splat_4(a.add(row * t.a_stride));
+                for column in 0..NV {
+                    sums[column] = S::dot_bf16(sums[column], x, w[column]);
+                }
+            }
+            a = a.add(4);
+            b = b.add(NV * S::LANES * 4);
+        }
+        store::<S, MR, NV>(t, sums);
+    }
+}
+
+/// Products of u8 and i8, summed exactly.
+///
+/// # Safety
+/// As [`tile_f32`]; the epilogue is [`Epilogue::Int8`].
+#[inline(always)]
+pub(crate) unsafe fn tile_i8<S: Simd, const MR: usize, const NV: usize>(t: &Tile) {
+    let Epilogue::Int8 { first, columns, rows, bias, add } = t.epilogue else { return };
+    // SAFETY: granted by the caller.
+    unsafe {
+        let mut start = [S::zero_i(); NV];
+        for (column, start) in start.iter_mut().enumerate() {
+            *start = S::load_i(first.add(column * S::LANES));
+        }
+        let mut sums = [start; MR];
+        let (mut a, mut b) = (t.a, t.b);
+        for _ in 0..t.steps {
+            let mut w = [S::zero_i(); NV];
+            for (column, w) in w.iter_mut().enumerate() {
+                *w = S::load_4(b.add(column * S::LANES * 4));
+            }
+            for (row, sums) in sums.iter_mut().enumerate() {
+                let x = S::splat_4(a.add(row * t.a_stride));
+                for column in 0..NV {
+                    sums[column] = S::dot_i8(sums[column], x, w[column]);
+                }
+            }
+            a = a.add(4);
+            b = b.add(NV * S::LANES * 4);
+        }
+        let scales: [S::F; NV] = load_columns::<S, NV>(columns);
+        let biases: [S::F; NV] = load_columns::<S, NV>(bias);
+        for (row, sums) in sums.into_iter().enumerate() {
+            let scale = S::splat(*rows.add(row));
+            for (column, sum) in sums.into_iter().enumerate() {
+                let value = S::fma(S::mul(S::to_f(sum), scales[column]), scale, biases[column]);
+                let c = t.c.add(row * t.c_stride + column * S::LANES);
+                S::store(c, if add { S::add(S::load(c), value) } else { value });
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn load_columns<S: Simd, const NV: usize>(p: *const f32) -> [S::F; NV] {
+    // SAFETY: granted by the caller.
+    unsafe {
+        let mut columns = [S::splat(0.0); NV];
+        for (at, column) in columns.iter_mut().enumerate() {
+            *column = S::load(p.add(at * S::LANES));
+        }
+        columns
+    }
+}
+
+#[inline(always)]
+unsafe fn store<S: Simd, const MR: usize, const NV: usize>(t: &Tile, sums: [[S::F; NV]; MR]) {
+    // SAFETY: granted by the caller.
+    unsafe {
+        let at = |row: usize, column: usize| t.c.add(row * t.c_stride + column * S::LANES);
+        match t.epilogue {
+            Epilogue::Plain | Epilogue::Int8 { .. } => {
+                for (row, sums) in sums.into_iter().enumerate() {
+                    for (column, sum) in sums.into_iter().enumerate() {
+                        S::store(at(row, column), sum);
+                    }
+                }
+            }
+            Epilogue::RowScale(scales) => {
+                for (row, sums) in sums.into_iter().enumerate() {
+                    let scale = S::splat(*scales.add(row));
+                    for (column, sum) in sums.into_iter().enumerate() {
+                        S::store(at(row, column), S::mul(sum, scale));
+                    }
+                }
+            }
+            Epilogue::Bias(bias) => {
+                let biases: [S::F; NV] = load_columns::<S, NV>(bias);
+                for (row, sums) in sums.into_iter().enumerate() {
+                    for (column, sum) in sums.into_iter().enumerate() {
+                        S::store(at(row, column), S::add(sum, biases[column]));
+                    }
+                }
+            }
+            Epilogue::AddBias(bias) => {
+                let biases: [S::F; NV] = load_columns::<S, NV>(bias);
+                for (row, sums) in sums.into_iter().enumerate() {
+                    for (column, sum) in sums.into_iter().enumerate() {
+                        let c = at(row, column);
+                        S::store(c, S::add(S::load(c), S::add(sum, biases[column])));
+                    }
+                }
+            }
+        }
+    }
+}

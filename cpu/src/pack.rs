@@ -1,0 +1,273 @@
+//! Dense layers packed for the tiles: panels of columns, and what the epilogue needs.
+
+use crate::error::CpuError;
+use crate::kernels::{Coding, Epilogue, Function, Kernels, Tile};
+use crate::slab::{ALIGN, Slab};
+use crate::spec::{Linear, Precision, read_f32};
+
+/// What is known of a product's input when its weights are packed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Input<'a> {
+    /// Nothing.
+    Any,
+    /// No value is below `-low`.
+    Above { low: f32 },
+    /// Coded after each element was multiplied by its factor.
+    Scaled { factors: &'a [f32] },
+}
+
+/// A dense layer's packed weights. Pointers are into the slab that it was packed into, which
+/// outlives it by the engine's construction.
+#[derive(Debug)]
+pub(crate) struct PackedLinear {
+    pub(crate) precision: Precision,
+    pub(crate) inputs: usize,
+    pub(crate) outputs: usize,
+    /// How rows are coded for this product; f32 rows are used as they are.
+    pub(crate) coding: Option<Coding>,
+    /// Factor of each input, or null.
+    pub(crate) factors: *const f32,
+    /// Outputs, padded to whole vectors.
+    columns: usize,
+    /// Inputs over the group's size.
+    steps: usize,
+    panels: *const u8,
+    bias: *const f32,
+    first: *const i32,
+    scales: *const f32,
+}
+
+// SAFETY: what the pointers lead to is written while packing and only read after.
+unsafe impl Send for PackedLinear {}
+// SAFETY: as above.
+unsafe impl Sync for PackedLinear {}
+
+/// Inputs that one step multiplies.
+const fn group(precision: Precision) -> usize {
+    match precision {
+        Precision::F32 => 1,
+        Precision::Bf16 => 2,
+        Precision::Int8 => 4,
+    }
+}
+
+/// Bytes that [`PackedLinear::new`] takes from the slab, at most.
+pub(crate) fn packed_bytes(k: &Kernels, precision: Precision, inputs: usize, outputs: usize) -> usize {
+    let columns = outputs.next_multiple_of(k.lanes);
+    let steps = inputs.div_ceil(group(precision));
+    // Panels, then bias, first and scales of each column, then factors.
+    columns * steps * 4 + columns * 12 + inputs.next_multiple_of(k.lanes) * 4 + 5 * ALIGN
+}
+
+impl PackedLinear {
+    /// Packs `linear`, `[outputs, inputs]`, times `factor`.
+    pub(crate) fn new(
+        k: &Kernels,
+        slab: &mut Slab,
+        (name, linear): (&str, &Linear),
+        [outputs, inputs]: [usize; 2],
+        precision: Precision,
+        (input, factor): (Input<'_>, f32),
+    ) -> Result<Self, CpuError> {
+        let weight = linear.weight.check(name, &[outputs, inputs])?;
+        let row_bytes = inputs * linear.weight.dtype.bytes();
+        let columns = outputs.next_multiple_of(k.lanes);
+        let steps = inputs.div_ceil(group(precision));
+        let panels = slab.take(columns * steps * 4)?;
+        let bias = slab.take(columns * 4)?.cast::<f32>();
+        let (first, scales) = match precision {
+            Precision::Int8 => {
+                (slab.take(columns * 4)?.cast::<i32>(), slab.take(columns * 4)?.cast::<f32>())
+            }
+            _ => (std::ptr::null_mut(), std::ptr::null_mut()),
+        };
+        // SAFETY: `take` gave `columns` zeroed and aligned f32 that nobody else has.
+        let biases = unsafe { std::slice::from_raw_parts_mut(bias, columns) };
+        if let Some(values) = &linear.bias {
+            let bytes = values.check(&format!("{name}, bias"), &[outputs])?;
+            read_f32(values.dtype, bytes, &mut biases[..outputs]);
+            biases.iter_mut().for_each(|bias| *bias *= factor);
+        }
+        let (mut factors, mut input_factors) = (std::ptr::null_mut(), None);
+        let coding = match (precision, input) {
+            (Precision::F32, _) => None,
+            (Precision::Bf16, _) => Some(Coding::Bf16),
+            (Precision::Int8, Input::Any) => Some(Coding::Int8),
+            (Precision::Int8, Input::Above { low }) => Some(Coding::Int8Above { low }),
+            (Precision::Int8, Input::Scaled { factors: values }) => {
+                factors = slab.take(inputs.next_multiple_of(k.lanes) * 4)?.cast::<f32>();
+                for (at, &value) in values.iter().enumerate().take(inputs) {
+                    // SAFETY: at < inputs, for which `take` gave room.
+                    unsafe { *factors.add(at) = value };
+                }
+                input_factors = Some(values);
+                Some(Coding::Int8)
+            }
+        };
+        let mut row = vec![0.0_f32; inputs];
+        let width = k.nv * k.lanes;
+        for (output, bytes) in weight.chunks_exact(row_bytes.max(1)).enumerate() {
+            read_f32(linear.weight.dtype, bytes, &mut row);
+            row.iter_mut().for_each(|weight| *weight *= factor);
+            if let Some(factors) = input_factors {
+                row.iter_mut().zip(factors).for_each(|(weight, factor)| *weight /= factor);
+            }
+            let (panel, column) = (output / width, output % width);
+            let panel_width = width.min(columns - panel * width);
+            // SAFETY: within the panels: panel · width · steps · 4 + panel_width · steps · 4 is at
+            // most columns · steps · 4.
+            let to = |input: usize| unsafe {
+                let (step, within) = (input / group(precision), input % group(precision));
+                let group_at = panel * width * steps + step * panel_width + column;
+                panels.add(group_at * 4 + within * (4 / group(precision)))
+            };
+            match precision {
+                Precision::F32 => {
+                    for (input, &weight) in row.iter().enumerate() {
+                        // SAFETY: `to` points to this weight's four bytes.
+                        unsafe { to(input).cast::<f32>().write_unaligned(weight) };
+                    }
+                }
+                Precision::Bf16 => {
+                    for (input, &weight) in row.iter().enumerate() {
+                        let bits = half::bf16::from_f32(weight).to_bits();
+                        // SAFETY: `to` points to this weight's two bytes.
+                        unsafe { to(input).cast::<u16>().write_unaligned(bits) };
+                    }
+                }
+                Precision::Int8 => {
+                    let most = row.iter().fold(0.0_f32, |most, weight| most.max(weight.abs()));
+                    let scale = most / 127.0;
+                    let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+                    let mut sum = 0_i32;
+                    for (input, &weight) in row.iter().enumerate() {
+                        #[expect(clippy::cast_possible_truncation, reason = "at most 127; NaN is 0")]
+                        let code = (weight * inverse).round_ties_even() as i8;
+                        sum += i32::from(code);
+                        // SAFETY: `to` points to this weight's byte.
+                        unsafe { to(input).cast::<i8>().write(code) };
+                    }
+                    // SAFETY: output < columns, for which `take` gave room.
+                    unsafe {
+                        *scales.add(output) = scale;
+                        match coding {
+                            #[expect(clippy::cast_precision_loss, reason = "a correction")]
+                            Some(Coding::Int8Above { low }) => biases[output] -= low * scale * sum as f32,
+                            _ => *first.add(output) = -128 * sum,
+                        }
+                    }
+                }
+            }
+        }
+        Ok(Self {
+            precision,
+            inputs,
+            outputs,
+            coding,
+            factors,
+            columns,
+            steps,
+            panels,
+            bias,
+            first,
+            scales,
+        })
+    }
+
+    /// Bytes of a coded row, with room for whole vectors; 0 for f32, which is not coded.
+    pub(crate) fn coded_row_bytes(k: &Kernels, precision: Precision, inputs: usize) -> usize {
+        let padded = inputs.next_multiple_of(k.lanes.max(16));
+        match precision {
+            Precision::F32 => 0,
+            Precision::Bf16 => padded * 2 + ALIGN,
+            Precision::Int8 => padded + ALIGN,
+        }
+    }
+
+    /// The product of `rows` with the weights into `c`, or added to it.
+    ///
+    /// # Safety
+    /// `a` is as [`Self::coding`] says, `c` has room for `rows` of the outputs padded to whole
+    /// vectors, and the slab lives.
+    pub(crate) unsafe fn apply(&self, k: &Kernels, a: Rows, c: Results, function: Option<Function>) {
+        let width = k.nv * k.lanes;
+        let (tiles, mr) = match self.precision {
+            Precision::F32 => (&k.tiles_f32, k.mr),
+            Precision::Bf16 => (&k.tiles_bf16, k.mr_narrow),
+            Precision::Int8 => (&k.tiles_i8, k.mr_narrow),
+        };
+        let mut column = 0;
+        while column < self.columns {
+            let panel_width = width.min(self.columns - column);
+            let tiles_of = |rows: usize| tiles[rows - 1][panel_width / k.lanes - 1];
+            // SAFETY: panels lie one after another, `width` columns of `steps` groups each.
+            let b = unsafe { self.panels.add(column * self.steps * 4) };
+            for_tiles(a.rows, mr, |row, rows| {
+                // SAFETY: row + rows ≤ a.rows and column + panel_width ≤ columns; the kernels are
+                // this CPU's by construction of `Kernels`.
+                unsafe {
+                    let bias = self.bias.add(column);
+                    let epilogue = match self.precision {
+                        Precision::Int8 => Epilogue::Int8 {
+                            first: self.first.add(column),
+                            columns: self.scales.add(column),
+                            rows: a.scales.add(row),
+                            bias,
+                            add: c.add,
+                        },
+                        _ if c.add => Epilogue::AddBias(bias),
+                        _ => Epilogue::Bias(bias),
+                    };
+                    let to = c.c.add(row * c.stride + column);
+                    tiles_of(rows)(&Tile {
+                        a: a.a.add(row * a.stride),
+                        a_stride: a.stride,
+                        b,
+                        steps: self.steps,
+                        c: to,
+                        c_stride: c.stride,
+                        epilogue,
+                    });
+                    if let Some(function) = function {
+                        (k.apply_rows)(function, to, c.stride, rows, panel_width);
+                    }
+                }
+            });
+            column += panel_width;
+        }
+    }
+}
+
+/// Left operand of a product.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rows {
+    pub(crate) a: *const u8,
+    /// Bytes from row to row.
+    pub(crate) stride: usize,
+    pub(crate) rows: usize,
+    /// One a row, of 8-bit codings.
+    pub(crate) scales: *const f32,
+}
+
+/// Where a product goes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Results {
+    pub(crate) c: *mut f32,
+    /// Elements from row to row.
+    pub(crate) stride: usize,
+    /// Added to what is there.
+    pub(crate) add: bool,
+}
+
+/// Calls `each(first row, rows)` for tiles of at most `mr` rows, as even as can be: a tile of one
+/// row loads as many weights as one of eight.
+#[inline]
+pub(crate) fn for_tiles(rows: usize, mr: usize, mut each: impl FnMut(usize, usize)) {
+    let tiles = rows.div_ceil(mr);
+    let mut row = 0;
+    for tile in 0..tiles {
+        let end = rows * (tile + 1) / tiles;
+        each(row, end - row);
+        row = end;
+    }
+}

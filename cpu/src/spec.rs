@@ -1,0 +1,236 @@
+//! An encoder as the engine is told of it: tensors and settings, no names.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::error::CpuError;
+
+/// Precision of the matrix products; sums, norms and softmax are f32 in all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// IEEE single.
+    F32,
+    /// bfloat16 operands.
+    Bf16,
+    /// 8-bit operands: weights with a scale a column, activations with a scale a row.
+    Int8,
+}
+
+/// Number type of a tensor's bytes, little endian.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Dtype {
+    /// IEEE single.
+    F32,
+    /// IEEE half.
+    F16,
+    /// The upper half of a single.
+    Bf16,
+}
+
+impl Dtype {
+    /// Bytes of one number.
+    #[must_use]
+    pub const fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+        }
+    }
+}
+
+/// Bytes that tensors lie in: a mapped file, or a vector.
+pub type Owner = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
+/// A tensor, row-major, within its owner's bytes; not necessarily aligned.
+#[derive(Clone)]
+pub struct TensorView {
+    /// Sizes.
+    pub shape: Vec<usize>,
+    /// Number type.
+    pub dtype: Dtype,
+    /// Who holds the bytes. Embedding tables keep a clone; other tensors are packed and let go.
+    pub owner: Owner,
+    /// Where in the owner.
+    pub range: Range<usize>,
+}
+
+impl fmt::Debug for TensorView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}{:?} at {:?}", self.dtype, self.shape, self.range)
+    }
+}
+
+impl TensorView {
+    /// A tensor of its own from f32 values, for tests and generated models.
+    #[must_use]
+    pub fn from_f32(shape: &[usize], values: &[f32]) -> Self {
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let range = 0..bytes.len();
+        Self { shape: shape.to_vec(), dtype: Dtype::F32, owner: Arc::new(bytes), range }
+    }
+
+    /// The bytes, checked against the shape that `tensor`'s place asks for.
+    pub(crate) fn check(&self, tensor: &str, expected: &[usize]) -> Result<&[u8], CpuError> {
+        if self.shape != expected {
+            let (expected, found) = (expected.to_vec(), self.shape.clone());
+            return Err(CpuError::Shape { tensor: tensor.to_owned(), expected, found });
+        }
+        let elements = expected.iter().try_fold(1_usize, |all, &size| all.checked_mul(size));
+        let bytes = elements.and_then(|elements| elements.checked_mul(self.dtype.bytes()));
+        let bytes = bytes.ok_or_else(|| CpuError::BadSpec { reason: format!("{tensor} is too large") })?;
+        let all: &[u8] = (*self.owner).as_ref();
+        let found = all.get(self.range.clone()).ok_or_else(|| CpuError::Bytes {
+            tensor: tensor.to_owned(),
+            expected: bytes,
+            found: all.len().saturating_sub(self.range.start),
+        })?;
+        if found.len() == bytes {
+            Ok(found)
+        } else {
+            Err(CpuError::Bytes { tensor: tensor.to_owned(), expected: bytes, found: found.len() })
+        }
+    }
+}
+
+/// Reads numbers of `dtype` as f32; `bytes` holds exactly as many as `out`.
+pub(crate) fn read_f32(dtype: Dtype, bytes: &[u8], out: &mut [f32]) {
+    match dtype {
+        Dtype::F32 => {
+            for (out, bytes) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                *out = f32::from_le_bytes(*bytes);
+            }
+        }
+        Dtype::F16 => {
+            for (out, bytes) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                *out = half::f16::from_le_bytes(*bytes).to_f32();
+            }
+        }
+        Dtype::Bf16 => {
+            for (out, bytes) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                *out = f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16);
+            }
+        }
+    }
+}
+
+/// A dense layer: `x·weightᵀ + bias`.
+#[derive(Clone, Debug)]
+pub struct Linear {
+    /// `[outputs, inputs]`.
+    pub weight: TensorView,
+    /// `[outputs]`.
+    pub bias: Option<TensorView>,
+}
+
+/// A layer norm.
+#[derive(Clone, Debug)]
+pub struct Norm {
+    /// `[width]`.
+    pub weight: TensorView,
+    /// `[width]`.
+    pub bias: Option<TensorView>,
+    /// Added to the variance.
+    pub eps: f32,
+}
+
+/// Activation functions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Activation {
+    /// x·Φ(x), exact.
+    Gelu,
+    /// x·Φ(x) by tanh.
+    GeluTanh,
+    /// max(0, x).
+    Relu,
+    /// x·σ(x).
+    Silu,
+    /// tanh.
+    Tanh,
+}
+
+/// Which rows of the position table tokens get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Positions {
+    /// 0, 1, 2, …
+    FromZero,
+    /// RoBERTa: counted from the row after the padding token's; a padding token that stands in the
+    /// text gets the padding token's row and is not counted.
+    AfterPadding {
+        /// Id of the padding token.
+        padding: u32,
+    },
+}
+
+/// From ids to the first states.
+#[derive(Clone, Debug)]
+pub struct Embeddings {
+    /// `[vocabulary, width]`.
+    pub word: TensorView,
+    /// `[positions, width]`.
+    pub position: Option<TensorView>,
+    /// Which rows of `position` are used.
+    pub positions: Positions,
+    /// `[types, width]`; with one row every token is of that type.
+    pub token_type: Option<TensorView>,
+    /// Over the sum.
+    pub norm: Norm,
+    /// `[hidden, width]`, where the widths differ (ELECTRA).
+    pub projection: Option<Linear>,
+}
+
+/// One encoder layer with the norms after the residuals.
+#[derive(Clone, Debug)]
+pub struct LayerSpec {
+    /// `[hidden, hidden]`.
+    pub query: Linear,
+    /// `[hidden, hidden]`.
+    pub key: Linear,
+    /// `[hidden, hidden]`.
+    pub value: Linear,
+    /// `[hidden, hidden]`.
+    pub attention_output: Linear,
+    /// After the attention's residual.
+    pub attention_norm: Norm,
+    /// `[intermediate, hidden]`.
+    pub up: Linear,
+    /// `[hidden, intermediate]`.
+    pub down: Linear,
+    /// After the feed-forward residual.
+    pub output_norm: Norm,
+}
+
+/// Dense layers from the first token's state down to the logits, each with its activation.
+#[derive(Clone, Debug)]
+pub struct HeadSpec {
+    /// The last one's outputs are the logits.
+    pub layers: Vec<(Linear, Option<Activation>)>,
+}
+
+/// A whole classifier of BERT's family.
+#[derive(Clone, Debug)]
+pub struct EncoderSpec {
+    /// From ids to the first states.
+    pub embeddings: Embeddings,
+    /// Encoder layers, at least one.
+    pub layers: Vec<LayerSpec>,
+    /// Attention heads; divides the hidden size.
+    pub heads: usize,
+    /// Of the feed-forward part.
+    pub activation: Activation,
+    /// From the first token's state to logits.
+    pub head: HeadSpec,
+    /// Longest sequence that the model has positions for.
+    pub tokens_max: usize,
+}
+
+/// Sequences one after another, without padding.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenBatch<'a> {
+    /// `[tokens]`.
+    pub ids: &'a [u32],
+    /// `[tokens]`, or empty for all 0.
+    pub type_ids: &'a [u32],
+    /// `[sequences + 1]`: where sequences begin, and the end; begins with 0.
+    pub offsets: &'a [u32],
+}

@@ -1,0 +1,311 @@
+//! Generated models, and a forward pass written out plainly in f64.
+
+use postsort_cpu::*;
+
+/// SplitMix64.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, end: usize) -> usize {
+        (self.bits() % end as u64) as usize
+    }
+
+    /// About normal.
+    pub fn normal(&mut self) -> f32 {
+        let sum: f64 = (0..12).map(|_| (self.bits() >> 11) as f64 / (1_u64 << 53) as f64).sum();
+        (sum - 6.0) as f32
+    }
+
+    pub fn tensor(&mut self, shape: &[usize], mean: f32, deviation: f32) -> TensorView {
+        let count = shape.iter().product();
+        let values: Vec<f32> = (0..count).map(|_| mean + deviation * self.normal()).collect();
+        TensorView::from_f32(shape, &values)
+    }
+
+    pub fn linear(&mut self, outputs: usize, inputs: usize) -> Linear {
+        let deviation = 1.0 / (inputs as f32).sqrt();
+        Linear {
+            weight: self.tensor(&[outputs, inputs], 0.0, deviation),
+            bias: Some(self.tensor(&[outputs], 0.0, 0.1)),
+        }
+    }
+
+    pub fn norm(&mut self, width: usize) -> Norm {
+        Norm {
+            weight: self.tensor(&[width], 1.0, 0.1),
+            bias: Some(self.tensor(&[width], 0.0, 0.1)),
+            eps: 1e-12,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    pub vocabulary: usize,
+    pub positions: usize,
+    pub types: usize,
+    pub embedding: usize,
+    pub hidden: usize,
+    pub heads: usize,
+    pub intermediate: usize,
+    pub layers: usize,
+    pub labels: usize,
+    pub activation: Activation,
+    pub roberta: bool,
+}
+
+impl Shape {
+    pub const fn bert(hidden: usize, heads: usize, intermediate: usize, layers: usize) -> Self {
+        Self {
+            vocabulary: 200,
+            positions: 320,
+            types: 2,
+            embedding: hidden,
+            hidden,
+            heads,
+            intermediate,
+            layers,
+            labels: 3,
+            activation: Activation::Gelu,
+            roberta: false,
+        }
+    }
+
+    pub fn spec(&self, seed: u64) -> EncoderSpec {
+        let mut r = Random(seed);
+        let (h, i) = (self.hidden, self.intermediate);
+        let layer = |r: &mut Random| LayerSpec {
+            query: r.linear(h, h),
+            key: r.linear(h, h),
+            value: r.linear(h, h),
+            attention_output: r.linear(h, h),
+            attention_norm: r.norm(h),
+            up: r.linear(i, h),
+            down: r.linear(h, i),
+            output_norm: r.norm(h),
+        };
+        EncoderSpec {
+            embeddings: Embeddings {
+                word: r.tensor(&[self.vocabulary, self.embedding], 0.0, 1.0),
+                position: Some(r.tensor(&[self.positions, self.embedding], 0.0, 0.5)),
+                positions: if self.roberta {
+                    Positions::AfterPadding { padding: 1 }
+                } else {
+                    Positions::FromZero
+                },
+                token_type: (self.types > 0).then(|| r.tensor(&[self.types, self.embedding], 0.0, 0.5)),
+                norm: r.norm(self.embedding),
+                projection: (self.embedding != h).then(|| r.linear(h, self.embedding)),
+            },
+            layers: (0..self.layers).map(|_| layer(&mut r)).collect(),
+            heads: self.heads,
+            activation: self.activation,
+            head: HeadSpec {
+                layers: vec![
+                    (r.linear(h, h), Some(Activation::Tanh)),
+                    (r.linear(self.labels, h), None),
+                ],
+            },
+            tokens_max: self.positions - if self.roberta { 2 } else { 0 },
+        }
+    }
+}
+
+/// A batch that owns its parts.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    pub ids: Vec<u32>,
+    pub type_ids: Vec<u32>,
+    pub offsets: Vec<u32>,
+}
+
+impl Batch {
+    pub fn random(shape: &Shape, lengths: &[usize], seed: u64) -> Self {
+        let mut r = Random(seed);
+        let mut batch = Self { offsets: vec![0], ..Self::default() };
+        for &length in lengths {
+            for _ in 0..length {
+                batch.ids.push(r.below(shape.vocabulary) as u32);
+                batch.type_ids.push(r.below(shape.types.max(1)) as u32);
+            }
+            batch.offsets.push(batch.ids.len() as u32);
+        }
+        batch
+    }
+
+    pub fn view(&self) -> TokenBatch<'_> {
+        TokenBatch { ids: &self.ids, type_ids: &self.type_ids, offsets: &self.offsets }
+    }
+
+    pub fn sequences(&self) -> usize {
+        self.offsets.len() - 1
+    }
+
+    /// One of its sequences alone.
+    pub fn alone(&self, sequence: usize) -> Self {
+        let range = self.offsets[sequence] as usize..self.offsets[sequence + 1] as usize;
+        Self {
+            ids: self.ids[range.clone()].to_vec(),
+            type_ids: self.type_ids[range.clone()].to_vec(),
+            offsets: vec![0, range.len() as u32],
+        }
+    }
+}
+
+pub fn run(engine: &Engine, batch: &Batch) -> Vec<f32> {
+    let mut logits = vec![f32::NAN; batch.sequences() * engine.labels()];
+    engine.forward(batch.view(), &mut logits).expect("runs");
+    logits
+}
+
+fn values(tensor: &TensorView) -> Vec<f64> {
+    let bytes = &(*tensor.owner).as_ref()[tensor.range.clone()];
+    bytes.as_chunks::<4>().0.iter().map(|&bytes| f64::from(f32::from_le_bytes(bytes))).collect()
+}
+
+type Rows = Vec<Vec<f64>>;
+
+fn linear(own: &Linear, x: &Rows) -> Rows {
+    let [outputs, inputs] = own.weight.shape[..] else { panic!("not a matrix") };
+    let (weight, bias) = (values(&own.weight), own.bias.as_ref().map(values));
+    let row = |x: &Vec<f64>| {
+        let dot = |output: usize| {
+            let weight = &weight[output * inputs..][..inputs];
+            let sum: f64 = weight.iter().zip(x).map(|(w, x)| w * x).sum();
+            sum + bias.as_ref().map_or(0.0, |bias| bias[output])
+        };
+        (0..outputs).map(dot).collect()
+    };
+    x.iter().map(row).collect()
+}
+
+fn norm(own: &Norm, x: &Rows) -> Rows {
+    let (weight, bias) = (values(&own.weight), own.bias.as_ref().map(values));
+    let row = |x: &Vec<f64>| {
+        let mean = x.iter().sum::<f64>() / x.len() as f64;
+        let variance = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / x.len() as f64;
+        let deviation = (variance + f64::from(own.eps)).sqrt();
+        let normed = |(at, x): (usize, &f64)| {
+            (x - mean) / deviation * weight[at] + bias.as_ref().map_or(0.0, |bias| bias[at])
+        };
+        x.iter().enumerate().map(normed).collect()
+    };
+    x.iter().map(row).collect()
+}
+
+/// erf by its series and its continued fraction.
+fn erf(x: f64) -> f64 {
+    if x.abs() < 3.0 {
+        let (mut term, mut sum) = (x, x);
+        for n in 1..200 {
+            term *= -x * x / f64::from(n);
+            sum += term / f64::from(2 * n + 1);
+        }
+        return sum * 2.0 / std::f64::consts::PI.sqrt();
+    }
+    let size = x.abs();
+    let mut fraction = 0.0;
+    for n in (1..60).rev() {
+        fraction = f64::from(n) / 2.0 / (size + fraction);
+    }
+    let tail = (-x * x).exp() / ((size + fraction) * std::f64::consts::PI.sqrt());
+    (1.0 - tail) * x.signum()
+}
+
+pub fn activate(activation: Activation, x: f64) -> f64 {
+    match activation {
+        Activation::Gelu => 0.5 * x * (1.0 + erf(x / 2_f64.sqrt())),
+        Activation::GeluTanh => {
+            0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3))).tanh())
+        }
+        Activation::Relu => x.max(0.0),
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::Tanh => x.tanh(),
+    }
+}
+
+fn apply(activation: Activation, x: &mut Rows) {
+    x.iter_mut().flatten().for_each(|x| *x = activate(activation, *x));
+}
+
+fn add(a: &Rows, b: &Rows) -> Rows {
+    a.iter().zip(b).map(|(a, b)| a.iter().zip(b).map(|(a, b)| a + b).collect()).collect()
+}
+
+fn attention(spec: &EncoderSpec, q: &Rows, k: &Rows, v: &Rows) -> Rows {
+    let (tokens, hidden) = (q.len(), q[0].len());
+    let size = hidden / spec.heads;
+    let mut out = vec![vec![0.0; hidden]; tokens];
+    for head in 0..spec.heads {
+        let part = head * size..(head + 1) * size;
+        for query in 0..tokens {
+            let dot = |key: usize| -> f64 { part.clone().map(|at| q[query][at] * k[key][at]).sum() };
+            let scores: Vec<f64> = (0..tokens).map(|key| dot(key) / (size as f64).sqrt()).collect();
+            let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let shares: Vec<f64> = scores.iter().map(|score| (score - most).exp()).collect();
+            let sum: f64 = shares.iter().sum();
+            for at in part.clone() {
+                out[query][at] = (0..tokens).map(|key| shares[key] * v[key][at]).sum::<f64>() / sum;
+            }
+        }
+    }
+    out
+}
+
+/// Logits of one sequence.
+pub fn reference(spec: &EncoderSpec, ids: &[u32], type_ids: &[u32]) -> Vec<f64> {
+    let own = &spec.embeddings;
+    let width = own.word.shape[1];
+    let word = values(&own.word);
+    let row = |table: &[f64], row: usize| table[row * width..][..width].to_vec();
+    let mut x: Rows = ids.iter().map(|&id| row(&word, id as usize)).collect();
+    if let Some(table) = &own.position {
+        let table = values(table);
+        let mut counted = 0;
+        for (at, (x, &id)) in x.iter_mut().zip(ids).enumerate() {
+            let position = match own.positions {
+                Positions::FromZero => at,
+                Positions::AfterPadding { padding } if id == padding => padding as usize,
+                Positions::AfterPadding { padding } => {
+                    counted += 1;
+                    padding as usize + counted
+                }
+            };
+            x.iter_mut().zip(row(&table, position)).for_each(|(x, p)| *x += p);
+        }
+    }
+    if let Some(table) = &own.token_type {
+        let table = values(table);
+        for (x, &id) in x.iter_mut().zip(type_ids) {
+            x.iter_mut().zip(row(&table, id as usize)).for_each(|(x, t)| *x += t);
+        }
+    }
+    x = norm(&own.norm, &x);
+    if let Some(projection) = &own.projection {
+        x = linear(projection, &x);
+    }
+    for layer in &spec.layers {
+        let (q, k, v) = (linear(&layer.query, &x), linear(&layer.key, &x), linear(&layer.value, &x));
+        let mixed = linear(&layer.attention_output, &attention(spec, &q, &k, &v));
+        x = norm(&layer.attention_norm, &add(&x, &mixed));
+        let mut wide = linear(&layer.up, &x);
+        apply(spec.activation, &mut wide);
+        x = norm(&layer.output_norm, &add(&x, &linear(&layer.down, &wide)));
+    }
+    let mut state = vec![x[0].clone()];
+    for (dense, activation) in &spec.head.layers {
+        state = linear(dense, &state);
+        if let Some(activation) = activation {
+            apply(*activation, &mut state);
+        }
+    }
+    state.remove(0)
+}
