@@ -9,7 +9,7 @@ mod simd;
 mod slab;
 mod spec;
 
-pub use encoder::Engine;
+pub use encoder::{Engine, Phase, PhaseTimes};
 pub use error::CpuError;
 pub use kernels::level::{KERNEL_VARIABLE, KernelLevel, KernelReport, kernels};
 pub use pool::ComputePool;

@@ -2,8 +2,8 @@
 
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::Ordering::{self, SeqCst};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::atomic::Ordering::{Acquire, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -14,9 +14,8 @@ use crate::error::CpuError;
 /// How long a worker that has just computed looks for the next pass before it sleeps: waking it
 /// costs 5–50 µs, which back-to-back passes should not pay.
 const SPIN: Duration = Duration::from_micros(50);
-/// Looks at a barrier before the thread offers its CPU to others.
-const BARRIER_SPINS: u32 = 20_000;
-const TEAM_BITS: u32 = 16;
+/// Looks at what another thread is to finish before the CPU is offered to others.
+const SPINS: u32 = 5_000;
 
 /// Threads that run passes together, and the scratch memory that passes share.
 ///
@@ -35,69 +34,57 @@ impl std::fmt::Debug for ComputePool {
     }
 }
 
-type Job<'a> = dyn Fn(&Team<'_>, usize) + Sync + 'a;
+type Job<'a> = dyn Fn(usize) + Sync + 'a;
 
 struct Shared {
-    /// Jobs begun so far, and in the low [`TEAM_BITS`] the threads of the last one. One word, so
-    /// that a worker that wakes late never takes one job's team for another's.
-    epoch: AtomicU64,
+    /// Changes when a job is there or the pool ends.
+    epoch: AtomicUsize,
     job: UnsafeCell<Option<*const Job<'static>>>,
-    /// Workers of the job that have not finished it.
-    running: AtomicUsize,
+    /// Workers in the job, plus [`CLOSED`] when none may enter it.
+    entered: AtomicUsize,
     panicked: AtomicBool,
     ends: AtomicBool,
     sleeping: Vec<AtomicBool>,
-    barrier: Barrier,
 }
 
-// SAFETY: `job` is written by the one caller who holds the arena's lock, while no worker runs, and
-// read by workers after they have seen the new epoch (SeqCst), before `running` reaches 0.
+/// Set in [`Shared::entered`] between jobs.
+const CLOSED: usize = 1 << (usize::BITS - 1);
+
+// SAFETY: `job` is written by the one caller who holds the arena's lock, while `entered` says that
+// no worker is in a job and none may enter, and read by workers who have entered.
 unsafe impl Sync for Shared {}
 // SAFETY: the pointer in `job` is to a `Sync` closure that outlives the job.
 unsafe impl Send for Shared {}
 
-#[derive(Default)]
-struct Barrier {
-    arrived: AtomicUsize,
-    round: AtomicUsize,
-}
+/// Says whether a thread of the job that runs has panicked, so that others stop waiting for it.
+#[derive(Clone, Copy)]
+pub(crate) struct Alarm<'a>(&'a AtomicBool);
 
-/// The threads of one job.
-pub(crate) struct Team<'a> {
-    shared: &'a Shared,
-    pub(crate) threads: usize,
-}
-
-impl Team<'_> {
-    /// Waits for the job's other threads; what they wrote before is visible after.
+impl Alarm<'_> {
+    /// Waits until `count` is `target`; what was written before it was counted is visible after.
     ///
     /// # Errors
-    /// One of them panicked.
-    pub(crate) fn wait(&self) -> Result<(), CpuError> {
-        if self.threads == 1 {
-            return Ok(());
-        }
-        let barrier = &self.shared.barrier;
-        let round = barrier.round.load(Ordering::Acquire);
-        if barrier.arrived.fetch_add(1, Ordering::AcqRel) + 1 == self.threads {
-            barrier.arrived.store(0, Ordering::Relaxed);
-            barrier.round.store(round.wrapping_add(1), Ordering::Release);
-            return Ok(());
-        }
+    /// A thread panicked.
+    pub(crate) fn wait(self, count: &AtomicUsize, target: usize) -> Result<(), CpuError> {
         let mut spins = 0;
-        while barrier.round.load(Ordering::Acquire) == round {
-            if self.shared.panicked.load(Ordering::Acquire) {
+        while count.load(Acquire) != target {
+            if self.0.load(Acquire) {
                 return Err(CpuError::Panicked);
             }
-            spins += 1;
-            if spins < BARRIER_SPINS {
-                std::hint::spin_loop();
-            } else {
-                // The other thread is slow or has no CPU: give it this one.
-                std::thread::yield_now();
-            }
+            pause(&mut spins);
         }
         Ok(())
+    }
+}
+
+/// Spins for some microseconds; after that other threads are let on the CPU, one of which may be
+/// the one that is waited for.
+fn pause(spins: &mut u32) {
+    *spins += 1;
+    if *spins < SPINS {
+        std::hint::spin_loop();
+    } else {
+        std::thread::yield_now();
     }
 }
 
@@ -109,15 +96,14 @@ impl ComputePool {
     /// A thread cannot be started.
     pub fn new(threads: usize) -> Result<Arc<Self>, CpuError> {
         let given = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let threads = if threads == 0 { given() } else { threads }.min((1 << TEAM_BITS) - 1);
+        let threads = if threads == 0 { given() } else { threads };
         let shared = Arc::new(Shared {
-            epoch: AtomicU64::new(0),
+            epoch: AtomicUsize::new(0),
             job: UnsafeCell::new(None),
-            running: AtomicUsize::new(0),
+            entered: AtomicUsize::new(CLOSED),
             panicked: AtomicBool::new(false),
             ends: AtomicBool::new(false),
             sleeping: (1..threads).map(|_| AtomicBool::new(false)).collect(),
-            barrier: Barrier::default(),
         });
         let start = |index: usize| {
             let shared = Arc::clone(&shared);
@@ -145,48 +131,47 @@ impl ComputePool {
         self.arena.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs `job` on `threads` threads, each with its number; the arena's guard proves that no
-    /// other job runs.
+    /// Runs `job` on the calling thread, as number 0, and on up to `threads - 1` workers, each with
+    /// its number; the arena's guard proves that no other job runs.
+    ///
+    /// A worker that is slow to wake may come late or never, so a job hands out its work piece by
+    /// piece, and is over when the caller returns from it.
     pub(crate) fn run(
         &self,
         _pass: &mut Arena,
         threads: usize,
-        job: &(dyn Fn(&Team<'_>, usize) + Sync),
+        job: &(dyn Fn(Alarm<'_>, usize) + Sync),
     ) -> Result<(), CpuError> {
-        let threads = threads.clamp(1, self.threads());
         let shared = &*self.shared;
-        let team = Team { shared, threads };
-        if threads == 1 {
-            let done = catch_unwind(AssertUnwindSafe(|| job(&team, 0)));
-            return done.map_err(|_| CpuError::Panicked);
-        }
+        let alarm = Alarm(&shared.panicked);
         shared.panicked.store(false, SeqCst);
-        shared.barrier.arrived.store(0, SeqCst);
-        shared.running.store(threads - 1, SeqCst);
-        // SAFETY: no worker reads `job` now: those of the job before have left it (`running` was 0)
-        // and others read it only after the epoch below names a team that they are in. The
-        // lifetime is extended only until `running` is 0 again, which this function waits for.
-        unsafe {
-            *shared.job.get() = Some(std::mem::transmute::<*const Job<'_>, *const Job<'static>>(job));
-        }
-        let jobs = (shared.epoch.load(SeqCst) >> TEAM_BITS).wrapping_add(1);
-        shared.epoch.store(jobs << TEAM_BITS | threads as u64, SeqCst);
-        for (worker, sleeping) in self.workers.iter().zip(&shared.sleeping).take(threads - 1) {
-            if sleeping.swap(false, SeqCst) {
-                worker.thread().unpark();
+        let workers = threads.clamp(1, self.threads()) - 1;
+        let each = |thread: usize| {
+            if thread <= workers && catch_unwind(AssertUnwindSafe(|| job(alarm, thread))).is_err() {
+                shared.panicked.store(true, SeqCst);
+            }
+        };
+        if workers > 0 {
+            let each: *const Job<'_> = &each;
+            // SAFETY: no worker is in a job: the one before waited for that after it was closed.
+            // The lifetime is extended only until this one is closed and left, below.
+            unsafe {
+                *shared.job.get() = Some(std::mem::transmute::<*const Job<'_>, *const Job<'static>>(each));
+            }
+            shared.entered.store(0, SeqCst);
+            shared.epoch.fetch_add(1, SeqCst);
+            for (worker, sleeping) in self.workers.iter().zip(&shared.sleeping).take(workers) {
+                if sleeping.swap(false, SeqCst) {
+                    worker.thread().unpark();
+                }
             }
         }
-        let own = catch_unwind(AssertUnwindSafe(|| job(&team, 0)));
-        if own.is_err() {
-            shared.panicked.store(true, SeqCst);
-        }
-        let mut spins = 0_u32;
-        while shared.running.load(SeqCst) != 0 {
-            spins += 1;
-            if spins < BARRIER_SPINS {
-                std::hint::spin_loop();
-            } else {
-                std::thread::yield_now();
+        each(0);
+        if workers > 0 {
+            shared.entered.fetch_or(CLOSED, SeqCst);
+            let mut spins = 0;
+            while shared.entered.load(SeqCst) != CLOSED {
+                pause(&mut spins);
             }
         }
         if shared.panicked.load(SeqCst) { Err(CpuError::Panicked) } else { Ok(()) }
@@ -196,7 +181,7 @@ impl ComputePool {
 impl Drop for ComputePool {
     fn drop(&mut self) {
         self.shared.ends.store(true, SeqCst);
-        self.shared.epoch.fetch_add(1 << TEAM_BITS, SeqCst);
+        self.shared.epoch.fetch_add(1, SeqCst);
         for worker in self.workers.drain(..) {
             worker.thread().unpark();
             // A worker catches panics of its jobs, so it has ended well.
@@ -228,21 +213,16 @@ fn work(shared: &Shared, index: usize) {
         if shared.ends.load(SeqCst) {
             return;
         }
-        let threads = (seen & ((1 << TEAM_BITS) - 1)) as usize;
-        if index >= threads {
-            continue;
-        }
-        // SAFETY: the caller stored the job before it changed the epoch, and keeps it alive until
-        // `running` is 0, which this worker of the job's team is counted in.
-        let job = unsafe { *shared.job.get() };
-        if let Some(job) = job {
-            let team = Team { shared, threads };
-            // SAFETY: as above.
-            let done = catch_unwind(AssertUnwindSafe(|| unsafe { (*job)(&team, index) }));
-            if done.is_err() {
-                shared.panicked.store(true, SeqCst);
+        // Entering and looking for the mark are one step, so a closed job is never run. Entering a
+        // later job than the one of `seen` is well: there is nothing left to do the second time.
+        if shared.entered.fetch_add(1, SeqCst) & CLOSED == 0 {
+            // SAFETY: the caller stored the job before it opened it, and keeps it alive until this
+            // worker has left.
+            if let Some(job) = unsafe { *shared.job.get() } {
+                // SAFETY: as above.
+                unsafe { (*job)(index) };
             }
         }
-        shared.running.fetch_sub(1, SeqCst);
+        shared.entered.fetch_sub(1, SeqCst);
     }
 }

@@ -5,10 +5,12 @@ mod attention;
 mod build;
 mod embed;
 mod pass;
+mod phases;
 mod plan;
 mod smooth;
 
 pub(crate) use arena::Arena;
+pub use phases::{Phase, PhaseTimes};
 
 use std::sync::Arc;
 
@@ -115,6 +117,28 @@ impl Engine {
     /// # Errors
     /// A batch that does not fit together or the model, or `logits` of another length.
     pub fn forward(&self, batch: TokenBatch<'_>, logits: &mut [f32]) -> Result<(), CpuError> {
+        self.run(batch, logits, None)
+    }
+
+    /// As [`Self::forward`], and adds up where the time went.
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
+    pub fn forward_timed(
+        &self,
+        batch: TokenBatch<'_>,
+        logits: &mut [f32],
+        times: &PhaseTimes,
+    ) -> Result<(), CpuError> {
+        self.run(batch, logits, Some(times))
+    }
+
+    fn run(
+        &self,
+        batch: TokenBatch<'_>,
+        logits: &mut [f32],
+        times: Option<&PhaseTimes>,
+    ) -> Result<(), CpuError> {
         self.check(batch)?;
         let expected = (batch.offsets.len() - 1) * self.sizes.labels;
         if logits.len() != expected {
@@ -123,7 +147,7 @@ impl Engine {
         if expected == 0 {
             return Ok(());
         }
-        pass::forward(self, batch, logits)
+        pass::forward(self, batch, logits, times)
     }
 
     fn check(&self, batch: TokenBatch<'_>) -> Result<(), CpuError> {

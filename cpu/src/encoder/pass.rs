@@ -1,8 +1,9 @@
-//! One forward pass: each thread takes its own rows through every product.
+//! One forward pass: each thread takes its own rows through every product, and rows of others
+//! that have not got to them.
 //!
 //! ```text
 //! embed → keys, values, queries of layer 0
-//! each layer: ─ wait for the others' keys and values ─
+//! each layer: ─ wait until all keys and values are there ─
 //!             attention → output, residual, norm → up, activation → down, residual, norm
 //!             → keys, values, queries of the next layer
 //! last layer: the same, but past keys and values only for the first token of each sequence
@@ -14,12 +15,13 @@
 use std::ops::Range;
 
 use super::arena::{Own, Shared};
+use super::phases::{Phase, PhaseTimes, Watch};
 use super::plan::{Layout, Plan};
 use super::{Engine, Layer, PackedNorm};
 use crate::error::CpuError;
 use crate::kernels::{Coding, Kernels, NormArgs, RowsArgs};
 use crate::pack::{PackedLinear, Results, Rows};
-use crate::pool::Team;
+use crate::pool::Alarm;
 use crate::spec::TokenBatch;
 
 /// Logits that threads write, each those of its sequences.
@@ -28,7 +30,12 @@ struct Logits(*mut f32);
 // SAFETY: no two threads write the same sequence's.
 unsafe impl Sync for Logits {}
 
-pub(super) fn forward(engine: &Engine, batch: TokenBatch<'_>, logits: &mut [f32]) -> Result<(), CpuError> {
+pub(super) fn forward(
+    engine: &Engine,
+    batch: TokenBatch<'_>,
+    logits: &mut [f32],
+    times: Option<&PhaseTimes>,
+) -> Result<(), CpuError> {
     let mut arena = engine.pool.arena();
     let mut plan = std::mem::take(&mut arena.plan);
     let mut own = std::mem::take(&mut arena.own);
@@ -37,7 +44,7 @@ pub(super) fn forward(engine: &Engine, batch: TokenBatch<'_>, logits: &mut [f32]
     let provided = arena.provide(&layout, &mut own);
     let logits = Logits(logits.as_mut_ptr());
     let result = provided.and_then(|shared| {
-        engine.pool.run(&mut arena, plan.threads, &|team, thread| {
+        engine.pool.run(&mut arena, plan.threads, &|alarm, thread| {
             let logits = &logits;
             let worker = Worker {
                 engine,
@@ -47,10 +54,11 @@ pub(super) fn forward(engine: &Engine, batch: TokenBatch<'_>, logits: &mut [f32]
                 shared: &shared,
                 own: &own[thread],
                 batch,
+                watch: Watch::start(times),
             };
             // SAFETY: the arena gave memory as the layout says, each thread has its own part, and
             // the batch was checked.
-            let done = unsafe { worker.run(team, thread, logits.0) };
+            let done = unsafe { worker.run(alarm, thread, logits.0) };
             // Fails only if another thread panicked, which the pool reports.
             drop(done);
         })
@@ -69,50 +77,53 @@ pub(super) struct Worker<'a> {
     pub(super) shared: &'a Shared,
     pub(super) own: &'a Own,
     batch: TokenBatch<'a>,
+    watch: Watch<'a>,
 }
 
 impl Worker<'_> {
     /// # Safety
     /// Memory is as the layout says; no other thread has this one's number; `logits` has room for
     /// the batch's.
-    unsafe fn run(&self, team: &Team<'_>, thread: usize, logits: *mut f32) -> Result<(), CpuError> {
-        let rows = self.plan.rows(thread);
-        let blocks = || self.plan.blocks(rows.clone(), self.layout.block_rows);
+    unsafe fn run(&self, alarm: Alarm<'_>, thread: usize, logits: *mut f32) -> Result<(), CpuError> {
         let layers = &self.engine.layers;
         let last = layers.len() - 1;
-        // SAFETY: blocks are of this thread's rows; keys and values are read behind the barrier,
-        // and written to the other half than what slower threads may still read.
-        unsafe {
-            for block in blocks() {
-                self.embed(block.clone());
-                self.keys_values(0, block.clone());
-                if last > 0 {
-                    self.queries(&layers[0], self.x(block.start), self.layout.x_stride, block);
+        let phase = |phase: usize, piece: &dyn Fn(Range<usize>)| {
+            let done = self.plan.each(alarm, phase, thread, piece);
+            self.watch.mark(Phase::Wait);
+            done
+        };
+        // SAFETY: a block is given to one thread at a time. Keys and values are read in the phase
+        // after the one that writes them, which then writes to the other half.
+        phase(0, &|block| unsafe {
+            self.embed(block.clone());
+            self.keys_values(0, block.clone());
+            if last > 0 {
+                self.queries(&layers[0], self.x(block.start), self.layout.x_stride, block);
+                self.watch.mark(Phase::Queries);
+            }
+        })?;
+        for at in 0..last {
+            // SAFETY: as above.
+            phase(at + 1, &|block| unsafe {
+                for (sequence, part) in self.plan.segments(block.clone()) {
+                    let context = self.context(part.start - block.start);
+                    self.attend(at, sequence, part.start, part.len(), context);
                 }
-            }
-            for at in 0..last {
-                team.wait()?;
-                for block in blocks() {
-                    for (sequence, part) in self.plan.segments(block.clone()) {
-                        let context = self.context(part.start - block.start);
-                        self.attend(at, sequence, part.start, part.len(), context);
-                    }
-                    let x = self.x(block.start);
-                    self.dense(&layers[at], x, self.layout.x_stride, block.len());
-                    self.keys_values(at + 1, block.clone());
-                    if at + 1 < last {
-                        self.queries(&layers[at + 1], x, self.layout.x_stride, block);
-                    }
+                self.watch.mark(Phase::Attention);
+                let x = self.x(block.start);
+                self.dense(&layers[at], x, self.layout.x_stride, block.len());
+                self.keys_values(at + 1, block.clone());
+                if at + 1 < last {
+                    self.queries(&layers[at + 1], x, self.layout.x_stride, block);
+                    self.watch.mark(Phase::Queries);
                 }
-            }
-            team.wait()?;
-            let sequences = self.plan.sequences_of(thread);
-            for start in sequences.clone().step_by(self.layout.block_rows) {
-                let end = sequences.end.min(start + self.layout.block_rows);
-                self.first_tokens(&layers[last], last, start..end, logits);
-            }
+            })?;
         }
-        Ok(())
+        // SAFETY: as above; a sequence is given to one thread.
+        phase(last + 1, &|sequences| unsafe {
+            self.first_tokens(&layers[last], last, sequences, logits);
+            self.watch.mark(Phase::FirstTokens);
+        })
     }
 
     /// # Safety
@@ -175,6 +186,7 @@ impl Worker<'_> {
                 let c = Results { c: self.x(block.start), stride: self.layout.x_stride, add: false };
                 projection.apply(self.k, a, c, None);
             }
+            self.watch.mark(Phase::Embed);
         }
     }
 
@@ -187,10 +199,15 @@ impl Worker<'_> {
         // SAFETY: `wide` has room for a block's rows.
         unsafe {
             let a = self.coded(&layer.key, self.x(block.start), self.layout.x_stride, block.len());
+            self.watch.mark(Phase::Code);
             layer.key.apply(self.k, a, self.wide(), None);
+            self.watch.mark(Phase::KeysValues);
             self.pack_keys(at, block.clone());
+            self.watch.mark(Phase::Pack);
             layer.value.apply(self.k, a, self.wide(), None);
+            self.watch.mark(Phase::KeysValues);
             self.pack_values(at, block);
+            self.watch.mark(Phase::Pack);
         }
     }
 
@@ -232,13 +249,21 @@ impl Worker<'_> {
         // SAFETY: room for a block's rows everywhere.
         unsafe {
             let a = self.coded(&layer.attention_output, self.own.context, self.layout.context_stride, rows);
+            self.watch.mark(Phase::Code);
             layer.attention_output.apply(self.k, a, add, None);
+            self.watch.mark(Phase::Output);
             self.norm(&layer.attention_norm, x, stride, rows, hidden);
+            self.watch.mark(Phase::Norm);
             let a = self.coded(&layer.up, x, stride, rows);
+            self.watch.mark(Phase::Code);
             layer.up.apply(self.k, a, self.wide(), Some(self.engine.function));
+            self.watch.mark(Phase::Up);
             let a = self.coded(&layer.down, self.own.wide, self.layout.wide_stride, rows);
+            self.watch.mark(Phase::Code);
             layer.down.apply(self.k, a, add, None);
+            self.watch.mark(Phase::Down);
             self.norm(&layer.output_norm, x, stride, rows, hidden);
+            self.watch.mark(Phase::Norm);
         }
     }
 

@@ -1,10 +1,14 @@
 //! What a pass will do: which rows are whose, and how much memory it needs.
 
 use std::ops::Range;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::{AcqRel, Relaxed};
 
 use super::{Engine, Sizes};
+use crate::error::CpuError;
 use crate::kernels::Kernels;
 use crate::pack::PackedLinear;
+use crate::pool::Alarm;
 use crate::slab::ALIGN;
 
 /// Estimated cycles, to share rows out evenly.
@@ -14,6 +18,30 @@ pub(super) struct Costs {
     pub(super) row: f64,
     /// Of a row's attention to one key, all layers.
     pub(super) key: f64,
+}
+
+/// Pieces of work, thread by thread.
+#[derive(Debug, Default)]
+struct Tasks {
+    pieces: Vec<Range<usize>>,
+    /// Where each thread's pieces end.
+    thread_ends: Vec<usize>,
+}
+
+impl Tasks {
+    fn clear(&mut self) {
+        self.pieces.clear();
+        self.thread_ends.clear();
+    }
+
+    fn end_thread(&mut self) {
+        self.thread_ends.push(self.pieces.len());
+    }
+
+    fn of(&self, thread: usize) -> &[Range<usize>] {
+        let start = if thread == 0 { 0 } else { self.thread_ends[thread - 1] };
+        &self.pieces[start..self.thread_ends[thread]]
+    }
 }
 
 /// Below this many cycles a pass is done sooner by one thread.
@@ -31,10 +59,24 @@ pub(crate) struct Plan {
     pub(super) value_starts: Vec<usize>,
     /// Rows of thread `t` are `cuts[t]..cuts[t + 1]`.
     cuts: Vec<usize>,
+    /// Rows that are computed together, thread by thread.
+    blocks: Tasks,
+    /// Sequences whose last layer is computed together, thread by thread.
+    ends: Tasks,
+    /// For each phase: pieces finished, and of each thread's pieces those taken.
+    counters: Vec<AtomicUsize>,
 }
 
 impl Plan {
     pub(super) fn prepare(&mut self, engine: &Engine, offsets: &[u32]) {
+        self.share_out(engine, offsets);
+        self.cut_blocks(block_rows(engine.sizes));
+        self.counters.clear();
+        self.counters.resize_with((engine.layers.len() + 1) * (1 + self.threads), AtomicUsize::default);
+    }
+
+    /// Shares rows out between threads.
+    fn share_out(&mut self, engine: &Engine, offsets: &[u32]) {
         let costs = engine.costs;
         let lanes = engine.kernels.lanes;
         for list in [&mut self.offsets, &mut self.key_starts, &mut self.value_starts, &mut self.cuts] {
@@ -88,33 +130,54 @@ impl Plan {
         self.offsets.last().copied().unwrap_or(0)
     }
 
-    /// Rows of a thread.
-    pub(super) fn rows(&self, thread: usize) -> Range<usize> {
-        self.cuts[thread]..self.cuts[thread + 1]
-    }
-
-    /// Sequences whose last layer and head a thread computes.
-    pub(super) fn sequences_of(&self, thread: usize) -> Range<usize> {
-        let share = |thread: usize| self.sequences() * thread / self.threads;
-        share(thread)..share(thread + 1)
-    }
-
-    /// The sequence that a row is in.
-    pub(super) fn sequence_at(&self, row: usize) -> usize {
-        self.offsets.partition_point(|&offset| offset <= row) - 1
-    }
-
-    /// `rows` in blocks of at most about `most`, cut at even places of sequences.
-    pub(super) fn blocks(&self, rows: Range<usize>, most: usize) -> impl Iterator<Item = Range<usize>> {
-        let count = rows.len().div_ceil(most).max(1);
-        let cut = move |block: usize| {
-            let row = rows.start + rows.len() * block / count;
-            if block == count {
-                return row;
+    /// Cuts threads' rows, and their sequences, into blocks of at most about `most`.
+    fn cut_blocks(&mut self, most: usize) {
+        self.blocks.clear();
+        self.ends.clear();
+        for thread in 0..self.threads {
+            let (start, end) = (self.cuts[thread], self.cuts[thread + 1]);
+            let count = (end - start).div_ceil(most).max(1);
+            let mut from = start;
+            for block in 1..=count {
+                let row = start + (end - start) * block / count;
+                // Values are stored in pairs of tokens.
+                let odd = if row == end { 0 } else { (row - self.offsets[self.sequence_at(row)]) % 2 };
+                if row - odd > from {
+                    self.blocks.pieces.push(from..row - odd);
+                    from = row - odd;
+                }
             }
-            row - (row - self.offsets[self.sequence_at(row)]) % 2
-        };
-        (0..count).map(move |block| cut(block)..cut(block + 1)).filter(|rows| !rows.is_empty())
+            self.blocks.end_thread();
+            let share = |thread: usize| self.sequences() * thread / self.threads;
+            let sequences = share(thread)..share(thread + 1);
+            for from in sequences.clone().step_by(most) {
+                self.ends.pieces.push(from..sequences.end.min(from + most));
+            }
+            self.ends.end_thread();
+        }
+    }
+
+    /// Does `phase`'s pieces, own ones first, then what other threads have not begun, and waits
+    /// until all are done. The phase after the last layer but one is that of ends.
+    pub(super) fn each(
+        &self,
+        alarm: Alarm<'_>,
+        phase: usize,
+        thread: usize,
+        mut piece: impl FnMut(Range<usize>),
+    ) -> Result<(), CpuError> {
+        let counters = &self.counters[phase * (1 + self.threads)..][..1 + self.threads];
+        let last = (phase + 1) * (1 + self.threads) == self.counters.len();
+        let tasks = if last { &self.ends } else { &self.blocks };
+        for offset in 0..self.threads {
+            let owner = (thread + offset) % self.threads;
+            let pieces = tasks.of(owner);
+            while let Some(range) = pieces.get(counters[1 + owner].fetch_add(1, Relaxed)) {
+                piece(range.clone());
+                counters[0].fetch_add(1, AcqRel);
+            }
+        }
+        alarm.wait(&counters[0], tasks.pieces.len())
     }
 
     /// The parts of sequences in `rows`: sequence and rows.
@@ -139,8 +202,6 @@ fn sequence_cycles(costs: Costs, tokens: usize) -> f64 {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Layout {
     pub(super) threads: usize,
-    /// Most rows of a block.
-    pub(super) block_rows: usize,
     /// Elements from row to row.
     pub(super) x_stride: usize,
     /// Bytes from row to row.
@@ -166,12 +227,17 @@ pub(super) struct Layout {
 /// Bytes of a block's widest f32 rows: they and what else is hot share the L2 cache.
 const BLOCK_BYTES: usize = 320 << 10;
 
+/// Rows of a block.
+fn block_rows(sizes: Sizes) -> usize {
+    (BLOCK_BYTES / (sizes.widest * 4)).clamp(16, 96) / 8 * 8
+}
+
 impl Layout {
     pub(super) fn new(engine: &Engine, plan: &Plan) -> Self {
         let (k, sizes): (&Kernels, Sizes) = (engine.kernels, engine.sizes);
         // A row more than whole vectors, so that rows do not all fall into one set of the cache.
         let padded = |width: usize| width.next_multiple_of(16) + 16;
-        let block_rows = (BLOCK_BYTES / (sizes.widest * 4)).clamp(16, 96) / 8 * 8;
+        let block_rows = block_rows(sizes);
         // Cutting at even places may lengthen a block by one.
         let block_room = block_rows + 2;
         let x_stride = padded(sizes.hidden.max(sizes.embedding));
@@ -187,7 +253,6 @@ impl Layout {
         let values = plan.value_starts.last().copied().unwrap_or(0);
         Self {
             threads: plan.threads,
-            block_rows,
             x_stride,
             q_stride,
             wide_stride,

@@ -55,7 +55,7 @@ impl KernelLevel {
             }
             #[cfg(target_arch = "aarch64")]
             Self::Neon => std::arch::is_aarch64_feature_detected!("neon"),
-            #[expect(unreachable_patterns, clippy::match_same_arms, reason = "other architectures")]
+            // Levels of other architectures.
             _ => false,
         }
     }

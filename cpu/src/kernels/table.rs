@@ -61,7 +61,7 @@ impl Kernels {
             KernelLevel::Avx512Bf16 => Some(&avx512_bf16::KERNELS),
             #[cfg(target_arch = "aarch64")]
             KernelLevel::Neon => Some(&neon::KERNELS),
-            #[expect(unreachable_patterns, reason = "levels of other architectures")]
+            // Levels of other architectures.
             _ => None,
         }
     }
@@ -71,18 +71,14 @@ const fn at_most(number: usize, most: usize) -> usize {
     if number < most { number } else { most }
 }
 
-macro_rules! tiles {
-    ($tile:ident, $nv:expr, $mr:expr, $($rows:literal)*) => {
-        [$([
-            $tile::<{ at_most($rows, $mr) }, 1>,
-            $tile::<{ at_most($rows, $mr) }, { at_most(2, $nv) }>,
-            $tile::<{ at_most($rows, $mr) }, { at_most(3, $nv) }>,
-        ]),*]
-    };
-}
-
+/// Compiles the kernels of one set. `f32`, `bf16` and `int8` say whose tiles are used: those of a
+/// plainer set where more features do not change them, so that they are compiled once.
 macro_rules! kernels {
-    ($module:ident, $simd:ty, $level:ident, $native_bf16:literal $(, $features:literal)?) => {
+    (
+        $module:ident, $simd:ty, $level:ident,
+        f32: $f32:ident, bf16: $bf16:ident, int8: $int8:ident, native_bf16: $native_bf16:literal
+        $(, $features:literal)?
+    ) => {
         mod $module {
             use super::*;
 
@@ -90,21 +86,6 @@ macro_rules! kernels {
 
             // SAFETY of all below: the only way to these functions is `Kernels::of`, which checks
             // the features; callers grant the pointers.
-            $(#[target_feature(enable = $features)])?
-            unsafe fn tile_f32<const MR: usize, const NV: usize>(t: &Tile) {
-                // SAFETY: as above.
-                unsafe { tile::tile_f32::<S, MR, NV>(t) }
-            }
-            $(#[target_feature(enable = $features)])?
-            unsafe fn tile_bf16<const MR: usize, const NV: usize>(t: &Tile) {
-                // SAFETY: as above.
-                unsafe { tile::tile_bf16::<S, MR, NV>(t) }
-            }
-            $(#[target_feature(enable = $features)])?
-            unsafe fn tile_i8<const MR: usize, const NV: usize>(t: &Tile) {
-                // SAFETY: as above.
-                unsafe { tile::tile_i8::<S, MR, NV>(t) }
-            }
             $(#[target_feature(enable = $features)])?
             unsafe fn norm_rows(args: &NormArgs) {
                 // SAFETY: as above.
@@ -131,20 +112,16 @@ macro_rules! kernels {
                 unsafe { rows::pair_rows::<S>(a, b, out, n) }
             }
 
-            const NV: usize = S::NV;
-            const MR: usize = S::MR;
-            const NARROW: usize = S::MR_NARROW;
-
             pub(super) static KERNELS: Kernels = Kernels {
                 level: KernelLevel::$level,
                 lanes: S::LANES,
-                nv: NV,
-                mr: MR,
-                mr_narrow: NARROW,
+                nv: S::NV,
+                mr: S::MR,
+                mr_narrow: S::MR_NARROW,
                 native_bf16: $native_bf16,
-                tiles_f32: tiles!(tile_f32, NV, MR, 1 2 3 4 5 6 7 8),
-                tiles_bf16: tiles!(tile_bf16, NV, NARROW, 1 2 3 4 5 6 7 8),
-                tiles_i8: tiles!(tile_i8, NV, NARROW, 1 2 3 4 5 6 7 8),
+                tiles_f32: tiles_f32::$f32::TILES,
+                tiles_bf16: tiles_bf16::$bf16::TILES,
+                tiles_i8: tiles_i8::$int8::TILES,
                 norm_rows,
                 code_rows,
                 softmax_rows,
@@ -155,34 +132,84 @@ macro_rules! kernels {
     };
 }
 
-kernels!(scalar, crate::simd::scalar::Scalar, Scalar, false);
+/// Compiles the tiles of one set and kind.
+macro_rules! tiles {
+    ($module:ident, $tile:ident, $simd:ty, $mr:ident $(, $features:literal)?) => {
+        pub(super) mod $module {
+            use super::super::*;
+
+            type S = $simd;
+            const NV: usize = <S as Simd>::NV;
+            const MR: usize = <S as Simd>::$mr;
+
+            // SAFETY: the only way here is `Kernels::of`, which checks the features.
+            $(#[target_feature(enable = $features)])?
+            unsafe fn f<const MR: usize, const NV: usize>(t: &Tile) {
+                // SAFETY: as above; callers grant the pointers.
+                unsafe { tile::$tile::<S, MR, NV>(t) }
+            }
+
+            pub(in super::super) const TILES: Tiles = rows_of_tiles!(f, 1 2 3 4 5 6 7 8);
+        }
+    };
+}
+
+macro_rules! rows_of_tiles {
+    ($f:ident, $($rows:literal)*) => {
+        [$([
+            $f::<{ at_most($rows, MR) }, 1>,
+            $f::<{ at_most($rows, MR) }, { at_most(2, NV) }>,
+            $f::<{ at_most($rows, MR) }, { at_most(3, NV) }>,
+        ]),*]
+    };
+}
+
+mod tiles_f32 {
+    tiles!(scalar, tile_f32, crate::simd::scalar::Scalar, MR);
+    #[cfg(target_arch = "x86_64")]
+    tiles!(avx2, tile_f32, crate::simd::avx2::Avx2<false>, MR, "avx2,fma");
+    #[cfg(target_arch = "x86_64")]
+    tiles!(avx512, tile_f32, crate::simd::avx512::Avx512<false, false>, MR, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma");
+    #[cfg(target_arch = "aarch64")]
+    tiles!(neon, tile_f32, crate::simd::neon::Neon, MR, "neon");
+}
+
+mod tiles_bf16 {
+    tiles!(scalar, tile_bf16, crate::simd::scalar::Scalar, MR_NARROW);
+    #[cfg(target_arch = "x86_64")]
+    tiles!(avx2, tile_bf16, crate::simd::avx2::Avx2<false>, MR_NARROW, "avx2,fma");
+    #[cfg(target_arch = "x86_64")]
+    tiles!(avx512, tile_bf16, crate::simd::avx512::Avx512<false, false>, MR_NARROW, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma");
+    #[cfg(target_arch = "x86_64")]
+    tiles!(avx512_bf16, tile_bf16, crate::simd::avx512::Avx512<false, true>, MR_NARROW, "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma");
+    #[cfg(target_arch = "aarch64")]
+    tiles!(neon, tile_bf16, crate::simd::neon::Neon, MR_NARROW, "neon");
+}
+
+mod tiles_i8 {
+    tiles!(scalar, tile_i8, crate::simd::scalar::Scalar, MR_NARROW);
+    #[cfg(target_arch = "x86_64")]
+    tiles!(avx2, tile_i8, crate::simd::avx2::Avx2<false>, MR_NARROW, "avx2,fma");
+    #[cfg(target_arch = "x86_64")]
+    tiles!(avx_vnni, tile_i8, crate::simd::avx2::Avx2<true>, MR_NARROW, "avx2,fma,avxvnni");
+    #[cfg(target_arch = "x86_64")]
+    tiles!(avx512, tile_i8, crate::simd::avx512::Avx512<false, false>, MR_NARROW, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma");
+    #[cfg(target_arch = "x86_64")]
+    tiles!(avx512_vnni, tile_i8, crate::simd::avx512::Avx512<true, false>, MR_NARROW, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma");
+    #[cfg(target_arch = "aarch64")]
+    tiles!(neon, tile_i8, crate::simd::neon::Neon, MR_NARROW, "neon");
+}
+
+kernels!(scalar, crate::simd::scalar::Scalar, Scalar, f32: scalar, bf16: scalar, int8: scalar, native_bf16: false);
 #[cfg(target_arch = "x86_64")]
-kernels!(avx2, crate::simd::avx2::Avx2<false>, Avx2, false, "avx2,fma");
+kernels!(avx2, crate::simd::avx2::Avx2<false>, Avx2, f32: avx2, bf16: avx2, int8: avx2, native_bf16: false, "avx2,fma");
 #[cfg(target_arch = "x86_64")]
-kernels!(avx_vnni, crate::simd::avx2::Avx2<true>, AvxVnni, false, "avx2,fma,avxvnni");
+kernels!(avx_vnni, crate::simd::avx2::Avx2<true>, AvxVnni, f32: avx2, bf16: avx2, int8: avx_vnni, native_bf16: false, "avx2,fma");
 #[cfg(target_arch = "x86_64")]
-kernels!(
-    avx512,
-    crate::simd::avx512::Avx512<false, false>,
-    Avx512,
-    false,
-    "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"
-);
+kernels!(avx512, crate::simd::avx512::Avx512<false, false>, Avx512, f32: avx512, bf16: avx512, int8: avx512, native_bf16: false, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma");
 #[cfg(target_arch = "x86_64")]
-kernels!(
-    avx512_vnni,
-    crate::simd::avx512::Avx512<true, false>,
-    Avx512Vnni,
-    false,
-    "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma"
-);
+kernels!(avx512_vnni, crate::simd::avx512::Avx512<true, false>, Avx512Vnni, f32: avx512, bf16: avx512, int8: avx512_vnni, native_bf16: false, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma");
 #[cfg(target_arch = "x86_64")]
-kernels!(
-    avx512_bf16,
-    crate::simd::avx512::Avx512<true, true>,
-    Avx512Bf16,
-    true,
-    "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma"
-);
+kernels!(avx512_bf16, crate::simd::avx512::Avx512<true, true>, Avx512Bf16, f32: avx512, bf16: avx512_bf16, int8: avx512_vnni, native_bf16: true, "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma");
 #[cfg(target_arch = "aarch64")]
-kernels!(neon, crate::simd::neon::Neon, Neon, false, "neon");
+kernels!(neon, crate::simd::neon::Neon, Neon, f32: neon, bf16: neon, int8: neon, native_bf16: false, "neon");
