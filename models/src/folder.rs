@@ -9,6 +9,7 @@ use crate::engine::Precision;
 use crate::error::ModelError;
 use crate::labels::Labels;
 use crate::manifest::Manifest;
+use crate::tokenize::TruncationSide;
 use crate::weights::WeightFiles;
 
 /// What is known of a model before its weights are read.
@@ -21,6 +22,7 @@ pub struct ModelFolder {
     labels: Labels,
     manifest: Manifest,
     tokens_max: usize,
+    truncation_side: TruncationSide,
     pub(crate) weights: WeightFiles,
 }
 
@@ -82,20 +84,34 @@ impl ModelFolder {
         let (config_bytes, config_json) = read_json(&path.join("config.json"))?;
         let config = ModelConfig::new(&config_json)?;
         let (tokenizer_bytes, _) = read_json(&path.join("tokenizer.json"))?;
+        let settings = TokenizerSettings::read(path)?;
         let weights = WeightFiles::open(path)?;
         let rows = classifier_rows(&config, &weights)?;
         let labels = Labels::new(&config_json, rows, &manifest)?;
         let mut digest = blake3::Hasher::new();
-        digest.update(&config_bytes).update(&tokenizer_bytes).update(&weights.fingerprint);
-        if let Ok(bytes) = std::fs::read(path.join("postsort.toml")) {
-            digest.update(&bytes);
+        let manifest_bytes = std::fs::read(path.join("postsort.toml")).unwrap_or_default();
+        for part in [&config_bytes, &tokenizer_bytes, &settings.bytes, &manifest_bytes] {
+            // With its length, so that no byte can move from one file to the next unseen.
+            digest.update(&(part.len() as u64).to_le_bytes()).update(part);
         }
+        digest.update(&weights.fingerprint);
         let revision = digest.finalize().to_hex()[..16].to_owned();
-        let tokens_max = [Some(config.tokens_max()), model_max_length(path)?, manifest.tokens_max];
+        let tokens_max = [Some(config.tokens_max()), settings.tokens_max, manifest.tokens_max];
         let tokens_max = tokens_max.into_iter().flatten().min().unwrap_or(512);
         let name = manifest.name.clone().unwrap_or_else(|| folder_name(path));
         let path = path.to_owned();
-        Ok(Self { name, path, revision, config, labels, manifest, tokens_max, weights })
+        let truncation_side = settings.truncation_side;
+        Ok(Self {
+            name,
+            path,
+            revision,
+            config,
+            labels,
+            manifest,
+            tokens_max,
+            truncation_side,
+            weights,
+        })
     }
 
     /// The model's name.
@@ -141,6 +157,11 @@ impl ModelFolder {
         self.tokens_max
     }
 
+    /// Where a text that is too long loses its tokens.
+    pub(crate) fn truncation_side(&self) -> TruncationSide {
+        self.truncation_side
+    }
+
     /// Bytes of the weights on disk.
     #[must_use]
     pub fn weight_bytes(&self) -> u64 {
@@ -150,7 +171,7 @@ impl ModelFolder {
     /// Bytes that the loaded model will take. Every engine of today holds f32.
     #[must_use]
     pub fn resident_bytes_estimate(&self, _precision: Precision) -> u64 {
-        self.weights.elements() * 4
+        self.weights.elements() * 4 + self.config.derived_bytes()
     }
 }
 
@@ -160,16 +181,40 @@ fn read_json(path: &Path) -> Result<(Vec<u8>, Value), ModelError> {
     Ok((bytes, json))
 }
 
-/// The tokenizer's own limit. transformers writes 10^30 where there is none.
-fn model_max_length(folder: &Path) -> Result<Option<usize>, ModelError> {
-    let path = folder.join("tokenizer_config.json");
-    if !path.is_file() {
-        return Ok(None);
+/// What `tokenizer_config.json` says that `tokenizer.json` does not.
+#[derive(Debug, Default)]
+struct TokenizerSettings {
+    bytes: Vec<u8>,
+    tokens_max: Option<usize>,
+    truncation_side: TruncationSide,
+}
+
+impl TokenizerSettings {
+    fn read(folder: &Path) -> Result<Self, ModelError> {
+        let path = folder.join("tokenizer_config.json");
+        if !path.is_file() {
+            return Ok(Self::default());
+        }
+        let (bytes, json) = read_json(&path)?;
+        // transformers writes 10^30 where there is no limit.
+        let limit = json.get("model_max_length").and_then(Value::as_f64);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "within 1..1e9"
+        )]
+        let tokens_max =
+            limit.filter(|limit| (1.0..1e9).contains(limit)).map(|limit| limit as usize);
+        let truncation_side = match json.get("truncation_side").and_then(Value::as_str) {
+            None | Some("right") => TruncationSide::Right,
+            Some("left") => TruncationSide::Left,
+            Some(other) => {
+                let reason = format!("`truncation_side` is `{other}`, not left or right");
+                return Err(ModelError::bad_file(&path, reason));
+            }
+        };
+        Ok(Self { bytes, tokens_max, truncation_side })
     }
-    let (_, json) = read_json(&path)?;
-    let limit = json.get("model_max_length").and_then(Value::as_f64);
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within 1..1e9")]
-    Ok(limit.filter(|limit| (1.0..1e9).contains(limit)).map(|limit| limit as usize))
 }
 
 /// How many labels there are, from the tensor that makes the logits.

@@ -4,6 +4,7 @@
 //! makes one computable. The reference for every number is `transformers`.
 #![forbid(unsafe_code)]
 
+mod bounded;
 mod candle;
 mod config;
 mod device;
@@ -13,7 +14,9 @@ mod folder;
 mod labels;
 mod manifest;
 mod model;
+mod post_norm;
 mod template;
+mod tensors;
 mod tokenize;
 mod weights;
 

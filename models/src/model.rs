@@ -32,7 +32,16 @@ impl Model {
     /// A file that is missing, broken or does not fit the configuration; a device or precision
     /// that is not available.
     pub fn load(folder: &ModelFolder, options: &LoadOptions) -> Result<Self, ModelError> {
-        let tokenizer = TextTokenizer::open(folder.path(), folder.tokens_max())?;
+        // Libraries that meet what they did not expect in a file may panic; one file must not
+        // take down the process that serves the others.
+        let load = || Self::load_unguarded(folder, options);
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(load)).unwrap_or_else(|_| {
+            Err(ModelError::bad_file(folder.path(), "a library panicked while reading this folder"))
+        })
+    }
+
+    fn load_unguarded(folder: &ModelFolder, options: &LoadOptions) -> Result<Self, ModelError> {
+        let tokenizer = TextTokenizer::open(folder)?;
         let (id_max, vocabulary) = (tokenizer.id_max(), folder.config().vocabulary);
         if id_max as usize >= vocabulary {
             return Err(ModelError::TokenOutOfRange { id: id_max, vocabulary });

@@ -1,11 +1,11 @@
-//! Safetensors files: headers first, weights when they are wanted.
+//! Safetensors files: headers first, weights one tensor at a time.
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use safetensors::SafeTensors;
+use half::{bf16, f16};
 use safetensors::tensor::{Dtype, Metadata};
 use serde_json::Value;
 
@@ -13,23 +13,28 @@ use crate::error::ModelError;
 
 /// The largest header that is read: a thousand tensors take about 100 kB.
 const HEADER_BYTES_MAX: u64 = 64 << 20;
+/// How much of a tensor is in memory as it is in the file while it becomes f32.
+const CHUNK_BYTES: usize = 1 << 20;
 
 /// Where a model's tensors are, and their shapes.
 #[derive(Clone, Debug)]
 pub(crate) struct WeightFiles {
     files: Vec<PathBuf>,
-    shapes: BTreeMap<String, Vec<usize>>,
+    tensors: BTreeMap<String, Place>,
     bytes: u64,
     elements: u64,
     /// What identifies the weights: headers, lengths, and samples of the data.
     pub(crate) fingerprint: [u8; 32],
 }
 
-/// A tensor's values as they are in the file.
-pub(crate) struct RawTensor<'a> {
-    pub(crate) dtype: Dtype,
-    pub(crate) shape: &'a [usize],
-    pub(crate) bytes: &'a [u8],
+/// A tensor in a file.
+#[derive(Clone, Debug)]
+struct Place {
+    file: usize,
+    start: u64,
+    elements: usize,
+    dtype: Dtype,
+    shape: Vec<usize>,
 }
 
 impl WeightFiles {
@@ -37,16 +42,20 @@ impl WeightFiles {
     pub(crate) fn open(folder: &Path) -> Result<Self, ModelError> {
         let files = Self::find(folder)?;
         let mut fingerprint = blake3::Hasher::new();
-        let (mut shapes, mut bytes, mut elements) = (BTreeMap::new(), 0, 0);
-        for path in &files {
-            let (header, length) = read_header(path, &mut fingerprint)?;
-            for (name, info) in header.tensors() {
-                elements += info.shape.iter().product::<usize>() as u64;
-                shapes.insert(name, info.shape.clone());
-            }
-            bytes += length;
+        let (mut tensors, mut bytes, mut elements) = (BTreeMap::new(), 0, 0);
+        for (at, path) in files.iter().enumerate() {
+            bytes += read_header(path, at, &mut tensors, &mut fingerprint)?;
         }
-        Ok(Self { files, shapes, bytes, elements, fingerprint: *fingerprint.finalize().as_bytes() })
+        for place in tensors.values() {
+            elements += place.elements as u64;
+        }
+        Ok(Self {
+            files,
+            tensors,
+            bytes,
+            elements,
+            fingerprint: *fingerprint.finalize().as_bytes(),
+        })
     }
 
     fn find(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
@@ -56,7 +65,8 @@ impl WeightFiles {
         }
         let index = folder.join("model.safetensors.index.json");
         if !index.is_file() {
-            let pickle = folder.join("pytorch_model.bin").exists();
+            let pickle = folder.join("pytorch_model.bin").exists()
+                || folder.join("pytorch_model.bin.index.json").exists();
             return Err(ModelError::NoWeights { pickle });
         }
         let text = std::fs::read(&index).map_err(|error| ModelError::io(&index, error))?;
@@ -83,7 +93,7 @@ impl WeightFiles {
 
     /// A tensor's shape.
     pub(crate) fn shape(&self, name: &str) -> Option<&[usize]> {
-        self.shapes.get(name).map(Vec::as_slice)
+        self.tensors.get(name).map(|place| place.shape.as_slice())
     }
 
     /// Bytes on disk.
@@ -96,32 +106,51 @@ impl WeightFiles {
         self.elements
     }
 
-    /// Hands every tensor to `visit`, file by file; at most one file is in memory at a time.
-    pub(crate) fn for_each(
-        &self,
-        mut visit: impl FnMut(&str, RawTensor<'_>) -> Result<(), ModelError>,
-    ) -> Result<(), ModelError> {
-        for path in &self.files {
-            let data = std::fs::read(path).map_err(|error| ModelError::io(path, error))?;
-            let tensors = SafeTensors::deserialize(&data)
-                .map_err(|error| ModelError::bad_file(path, error))?;
-            for (name, tensor) in tensors.iter() {
-                let raw = RawTensor {
-                    dtype: tensor.dtype(),
-                    shape: tensor.shape(),
-                    bytes: tensor.data(),
-                };
-                visit(name, raw)?;
+    /// A tensor's values in f32. No more than [`CHUNK_BYTES`] beside them are in memory.
+    pub(crate) fn read(&self, name: &str) -> Result<Vec<f32>, ModelError> {
+        let place = self.tensors.get(name);
+        let place = place.ok_or_else(|| ModelError::MissingTensor { tensor: name.to_owned() })?;
+        let widen: fn(&[u8], &mut Vec<f32>) = match place.dtype {
+            Dtype::F32 => |bytes, values| values.extend(chunks(bytes).map(f32::from_le_bytes)),
+            Dtype::F16 => |bytes, values| {
+                values.extend(chunks(bytes).map(|two| f16::from_le_bytes(two).to_f32()));
+            },
+            Dtype::BF16 => |bytes, values| {
+                values.extend(chunks(bytes).map(|two| bf16::from_le_bytes(two).to_f32()));
+            },
+            dtype => {
+                let (tensor, dtype) = (name.to_owned(), format!("{dtype:?}"));
+                return Err(ModelError::Dtype { tensor, dtype });
             }
+        };
+        let path = &self.files[place.file];
+        let io = |error: std::io::Error| ModelError::io(path, error);
+        let mut file = File::open(path).map_err(io)?;
+        file.seek(SeekFrom::Start(place.start)).map_err(io)?;
+        let mut left = place.elements * place.dtype.bitsize() / 8;
+        let mut chunk = vec![0; left.min(CHUNK_BYTES)];
+        let mut values = Vec::with_capacity(place.elements);
+        while left > 0 {
+            let part = &mut chunk[..left.min(CHUNK_BYTES)];
+            file.read_exact(part).map_err(io)?;
+            widen(part, &mut values);
+            left -= part.len();
         }
-        Ok(())
+        Ok(values)
     }
 }
 
+fn chunks<const SIZE: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; SIZE]> + '_ {
+    bytes.as_chunks().0.iter().copied()
+}
+
+/// Notes a file's tensors; its length.
 fn read_header(
     path: &Path,
+    at: usize,
+    tensors: &mut BTreeMap<String, Place>,
     fingerprint: &mut blake3::Hasher,
-) -> Result<(Metadata, u64), ModelError> {
+) -> Result<u64, ModelError> {
     let io = |error: std::io::Error| ModelError::io(path, error);
     let wrong = |reason: String| ModelError::bad_file(path, reason);
     let mut file = File::open(path).map_err(io)?;
@@ -132,37 +161,72 @@ fn read_header(
     if header_length > HEADER_BYTES_MAX || header_length + 8 > length {
         return Err(wrong(format!("header of {header_length} bytes in a file of {length}")));
     }
+    let start = header_length + 8;
     let mut header = vec![0; usize::try_from(header_length).unwrap_or(usize::MAX)];
     file.read_exact(&mut header).map_err(io)?;
     let metadata: Metadata =
         serde_json::from_slice(&header).map_err(|error| wrong(format!("header: {error}")))?;
-    let data =
-        metadata.tensors().values().map(|info| info.data_offsets.1 as u64).max().unwrap_or(0);
-    if data + header_length + 8 != length {
-        let whole = data + header_length + 8;
-        return Err(wrong(format!("has {length} bytes, its header says {whole}: truncated?")));
+    let (mut end, mut extents) = (0, Vec::new());
+    for (name, info) in metadata.tensors() {
+        let lies =
+            || wrong(format!("header: offsets of `{name}` do not fit its shape {:?}", info.shape));
+        let elements = info.shape.iter().try_fold(1_usize, |all, &size| all.checked_mul(size));
+        let elements = elements.ok_or_else(lies)?;
+        let bits = elements.checked_mul(info.dtype.bitsize()).ok_or_else(lies)?;
+        let (first, last) = info.data_offsets;
+        if last.checked_sub(first) != Some(bits.div_ceil(8)) {
+            return Err(lies());
+        }
+        end = end.max(last as u64);
+        extents.push((first as u64, last as u64));
+        let place = Place {
+            file: at,
+            // Wraps only where the length below is wrong, too.
+            start: start.wrapping_add(first as u64),
+            elements,
+            dtype: info.dtype,
+            shape: info.shape.clone(),
+        };
+        if tensors.insert(name.clone(), place).is_some() {
+            return Err(wrong(format!("has `{name}`, as another file has")));
+        }
     }
+    if end.checked_add(start) != Some(length) {
+        let data = length - start;
+        return Err(wrong(format!("has {data} bytes of data, its header says {end}: truncated?")));
+    }
+    // The header's tensors come in no order of their own.
+    extents.sort_unstable();
     fingerprint.update(&length.to_le_bytes());
     fingerprint.update(&header);
-    sample(&mut file, header_length + 8, length, fingerprint).map_err(io)?;
-    Ok((metadata, length))
+    for (first, last) in extents {
+        sample(&mut file, start + first, last - first, fingerprint).map_err(io)?;
+    }
+    Ok(length)
 }
 
-/// Two trainings of one shape have equal headers, so some of the data is part of the fingerprint:
-/// 64 blocks, evenly spread.
+/// Two trainings of one shape have equal headers, so data is part of the fingerprint: all of a
+/// small tensor (a classifier trained on a frozen encoder differs in nothing else), and blocks of a
+/// large one, its first and last among them.
 fn sample(
     file: &mut File,
     start: u64,
-    end: u64,
+    bytes: u64,
     hasher: &mut blake3::Hasher,
 ) -> std::io::Result<()> {
-    use std::io::{Seek, SeekFrom};
-    const BLOCKS: u64 = 64;
-    let mut block = [0; 4096];
-    for step in 0..BLOCKS {
-        file.seek(SeekFrom::Start(start + (end - start) / BLOCKS * step))?;
-        let read = file.read(&mut block)?;
-        hasher.update(&block[..read]);
+    const BLOCKS: u64 = 4;
+    const BLOCK_BYTES: u64 = 4096;
+    let mut block = Vec::new();
+    let mut read = |from: u64, bytes: u64| {
+        file.seek(SeekFrom::Start(from))?;
+        block.clear();
+        file.by_ref().take(bytes).read_to_end(&mut block)?;
+        hasher.update(&block);
+        Ok(())
+    };
+    if bytes <= BLOCKS * BLOCK_BYTES {
+        return read(start, bytes);
     }
-    Ok(())
+    (0..BLOCKS)
+        .try_for_each(|at| read(start + (bytes - BLOCK_BYTES) * at / (BLOCKS - 1), BLOCK_BYTES))
 }

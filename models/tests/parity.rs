@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use postsort_models::{DeviceKind, LoadOptions, LongText, Model, ModelFolder, Precision};
+use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::Deserialize;
 
@@ -75,6 +76,7 @@ parity! {
     bert: "bert";
     bert_with_version_4_settings_and_old_names: "bert-v4-old-names";
     bert_in_bf16: "bert-bf16";
+    bert_cut_on_the_left: "bert-left";
     bert_with_relu_and_one_label: "bert-relu-one-label";
     distilbert: "distilbert";
     distilbert_in_shards: "distilbert-shards";
@@ -160,6 +162,34 @@ fn an_answer_does_not_depend_on_the_batch() {
         for (alone, together) in batch.iter().zip(together) {
             assert_eq!(model.forward(&[*alone]).expect("computes")[0], together, "bit-equal");
         }
+    }
+}
+
+/// An encoder saved on its own has names without the family's prefix.
+#[test]
+fn names_need_no_prefix() {
+    for (name, prefix) in [
+        ("bert", "bert."),
+        ("distilbert", "distilbert."),
+        ("roberta-multi-label", "roberta."),
+        ("xlm-roberta", "roberta."),
+        ("electra", "electra."),
+        ("deberta-v2-conv", "deberta."),
+        ("modernbert-cls", "model."),
+    ] {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        for file in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
+            std::fs::copy(fixture(name).join(file), dir.path().join(file)).expect("copies");
+        }
+        let bytes = std::fs::read(fixture(name).join("model.safetensors")).expect("reads");
+        let tensors = SafeTensors::deserialize(&bytes).expect("parses");
+        let stripped = tensors
+            .iter()
+            .map(|(name, tensor)| (name.strip_prefix(prefix).unwrap_or(name), tensor));
+        assert!(tensors.names().iter().any(|name| name.starts_with(prefix)), "{name}");
+        safetensors::serialize_to_file(stripped, None, &dir.path().join("model.safetensors"))
+            .expect("writes");
+        compare(&load(dir.path()), name);
     }
 }
 

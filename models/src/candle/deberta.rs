@@ -8,6 +8,7 @@ use super::tensors::Tensors;
 use super::{Batch, Classifier, Head, activate, first_token, mask_bias, zero_padding};
 use crate::config::{Activation, DebertaConfig, ModelConfig, Relative};
 use crate::error::ModelError;
+use crate::tensors::{DenseSpec, NormSpec, TableSpec};
 
 #[derive(Debug)]
 pub(super) struct Deberta {
@@ -47,30 +48,46 @@ impl Deberta {
         config: &ModelConfig,
         own: &DebertaConfig,
         labels: usize,
-        tensors: &mut Tensors,
+        tensors: &mut Tensors<'_>,
     ) -> Result<Self, ModelError> {
         let (hidden, width, eps) = (config.hidden, config.embedding, config.norm_eps);
-        let words = tensors.embedding("embeddings.word_embeddings", config.vocabulary, width)?;
+        let words = tensors.embedding(&TableSpec::new(
+            "embeddings.word_embeddings",
+            config.vocabulary,
+            width,
+        ))?;
         let places = own
             .position_biased_input
-            .then(|| tensors.embedding("embeddings.position_embeddings", config.positions, width))
+            .then(|| {
+                tensors.embedding(&TableSpec::new(
+                    "embeddings.position_embeddings",
+                    config.positions,
+                    width,
+                ))
+            })
             .transpose()?;
         let types = (config.token_types > 0)
             .then(|| {
-                tensors.embedding("embeddings.token_type_embeddings", config.token_types, width)
+                tensors.embedding(&TableSpec::new(
+                    "embeddings.token_type_embeddings",
+                    config.token_types,
+                    width,
+                ))
             })
             .transpose()?;
         let projection = (width != hidden)
-            .then(|| tensors.dense("embeddings.embed_proj", width, hidden, false))
+            .then(|| tensors.dense(&DenseSpec::new("embeddings.embed_proj", width, hidden, false)))
             .transpose()?;
-        let norm = tensors.norm("embeddings.LayerNorm", hidden, eps, true)?;
+        let norm = tensors.norm(&NormSpec::new("embeddings.LayerNorm", hidden, true), eps)?;
         let distances = match &own.relative {
             None => None,
             Some(relative) => {
                 let rows = relative.span() * 2;
-                let table = tensors.take("encoder.rel_embeddings.weight", &[rows, hidden])?;
+                let table = tensors.tensor("encoder.rel_embeddings.weight", &[rows, hidden])?;
                 Some(if relative.norm {
-                    tensors.norm("encoder.LayerNorm", hidden, eps, true)?.forward(&table)?
+                    tensors
+                        .norm(&NormSpec::new("encoder.LayerNorm", hidden, true), eps)?
+                        .forward(&table)?
                 } else {
                     table
                 })
@@ -80,19 +97,21 @@ impl Deberta {
             None => None,
             Some((size, groups, activation)) => {
                 let shape = [hidden, hidden / groups.min(hidden), size];
-                let weight = tensors.take("encoder.conv.conv.weight", &shape)?;
-                let bias = tensors.take("encoder.conv.conv.bias", &[hidden])?;
+                let weight = tensors.tensor("encoder.conv.conv.weight", &shape)?;
+                let bias = tensors.tensor("encoder.conv.conv.bias", &[hidden])?;
                 let scheme =
                     Conv1dConfig { padding: (size - 1) / 2, groups, ..Conv1dConfig::default() };
-                let norm = tensors.norm("encoder.conv.LayerNorm", hidden, eps, true)?;
+                let norm =
+                    tensors.norm(&NormSpec::new("encoder.conv.LayerNorm", hidden, true), eps)?;
                 Some((Conv1d::new(weight, Some(bias), scheme), activation, norm))
             }
         };
         let layers = (0..config.layers)
             .map(|at| Layer::new(config, own, distances.as_ref(), at, tensors))
             .collect::<Result<_, _>>()?;
-        let pooler = tensors.dense("pooler.dense", own.pooler, own.pooler, true)?;
-        let classifier = tensors.dense("classifier", own.pooler, labels, true)?;
+        let pooler =
+            tensors.dense(&DenseSpec::new("pooler.dense", own.pooler, own.pooler, true))?;
+        let classifier = tensors.dense(&DenseSpec::new("classifier", own.pooler, labels, true))?;
         let head = Head { layers: vec![(pooler, Some(own.pooler_activation)), (classifier, None)] };
         let (heads, activation, config) = (config.heads, config.activation, own.clone());
         Ok(Self {
@@ -118,13 +137,14 @@ impl Layer {
         own: &DebertaConfig,
         distances: Option<&Tensor>,
         at: usize,
-        tensors: &mut Tensors,
+        tensors: &mut Tensors<'_>,
     ) -> Result<Self, ModelError> {
         let (hidden, wide, eps) = (config.hidden, config.intermediate, config.norm_eps);
         let all_heads = config.heads * own.head_size;
         let name = |part: &str| format!("encoder.layer.{at}.{part}");
-        let mut dense =
-            |part: &str, inputs, outputs| tensors.dense(&name(part), inputs, outputs, true);
+        let mut dense = |part: &str, inputs, outputs| {
+            tensors.dense(&DenseSpec::new(name(part), inputs, outputs, true))
+        };
         let query = dense("attention.self.query_proj", hidden, all_heads)?;
         let key = dense("attention.self.key_proj", hidden, all_heads)?;
         let value = dense("attention.self.value_proj", hidden, all_heads)?;
@@ -153,8 +173,9 @@ impl Layer {
         let up = dense("intermediate.dense", hidden, wide)?;
         let down = dense("output.dense", wide, hidden)?;
         let attention_norm =
-            tensors.norm(&name("attention.output.LayerNorm"), hidden, eps, true)?;
-        let output_norm = tensors.norm(&name("output.LayerNorm"), hidden, eps, true)?;
+            tensors.norm(&NormSpec::new(name("attention.output.LayerNorm"), hidden, true), eps)?;
+        let output_norm =
+            tensors.norm(&NormSpec::new(name("output.LayerNorm"), hidden, true), eps)?;
         Ok(Self {
             query,
             key,
@@ -290,4 +311,29 @@ fn log_bucket(distance: i64, buckets: usize, distance_max: usize) -> i64 {
     let farthest = (((distance_max - 1) as f64 / middle as f64) as f32).ln();
     let bucket = (far / farthest * (middle - 1) as f32).ceil() as i64 + middle;
     bucket * distance.signum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::log_bucket;
+
+    /// Sums of `make_log_bucket_position` in transformers 5.23 over 512 distances: one bucket off by
+    /// one at any border changes them.
+    #[test]
+    fn buckets_are_those_of_the_reference() {
+        for (buckets, distance_max, sum, last) in
+            [(256, 512, 27_544_510, 255), (32, 128, 4_982_338, 42)]
+        {
+            let found: Vec<i64> =
+                (0..512).map(|distance| log_bucket(distance, buckets, distance_max)).collect();
+            let weighed: i64 = found.iter().zip(1..).map(|(bucket, at)| bucket * at).sum();
+            assert_eq!(
+                (weighed, found[511]),
+                (sum, last),
+                "{buckets} buckets up to {distance_max}"
+            );
+            let mirrored = (0..512).map(|distance| -log_bucket(-distance, buckets, distance_max));
+            assert!(mirrored.eq(found), "the same on both sides");
+        }
+    }
 }

@@ -14,6 +14,7 @@ use crate::device::DeviceKind;
 use crate::engine::{Engine, Precision};
 use crate::error::ModelError;
 use crate::folder::ModelFolder;
+use crate::tensors::TensorReader;
 use crate::tokenize::Encoding;
 use tensors::Tensors;
 
@@ -48,7 +49,8 @@ impl CandleEngine {
     pub(crate) fn load(folder: &ModelFolder, device: DeviceKind) -> Result<Self, ModelError> {
         let config = folder.config().clone();
         let device = device.open()?;
-        let mut tensors = Tensors::read(&folder.weights, config.architecture.prefix(), &device)?;
+        let reader = TensorReader::new(&folder.weights, config.architecture.prefix());
+        let mut tensors = Tensors::new(reader, &device);
         let labels = folder.labels().names().len();
         let classifier: Box<dyn Classifier> = match &config.family {
             Family::PostNorm => Box::new(post_norm::PostNorm::new(&config, labels, &mut tensors)?),
@@ -59,7 +61,8 @@ impl CandleEngine {
                 Box::new(modernbert::ModernBert::new(&config, own, labels, &mut tensors)?)
             }
         };
-        Ok(Self { classifier, config, device, resident_bytes: tensors.taken_bytes() })
+        let resident_bytes = tensors.bytes_read() + config.derived_bytes();
+        Ok(Self { classifier, config, device, resident_bytes })
     }
 
     /// One pass over sequences padded to the longest.
@@ -232,7 +235,7 @@ mod tests {
         for name in names {
             let folder = ModelFolder::open(&fixtures.join(name)).expect("opens");
             let engine = CandleEngine::load(&folder, DeviceKind::Cpu).expect("loads");
-            let tokenizer = TextTokenizer::open(folder.path(), folder.tokens_max()).expect("opens");
+            let tokenizer = TextTokenizer::open(&folder).expect("opens");
             let encode = |text| tokenizer.encode(text, 0, LongText::Truncate).expect("encodes");
             let encodings: Vec<_> = texts.iter().flat_map(|text| encode(text).windows).collect();
             let batch: Vec<_> = encodings.iter().collect();

@@ -9,6 +9,7 @@ use super::tensors::Tensors;
 use super::{Batch, Classifier, activate, first_token, mask_bias, zero_padding};
 use crate::config::{Activation, ModelConfig, ModernBertConfig};
 use crate::error::ModelError;
+use crate::tensors::{DenseSpec, NormSpec, TableSpec};
 
 #[derive(Debug)]
 pub(super) struct ModernBert {
@@ -42,20 +43,27 @@ impl ModernBert {
         config: &ModelConfig,
         own: &ModernBertConfig,
         labels: usize,
-        tensors: &mut Tensors,
+        tensors: &mut Tensors<'_>,
     ) -> Result<Self, ModelError> {
         let (hidden, wide, eps) = (config.hidden, config.intermediate, config.norm_eps);
-        let words = tensors.embedding("embeddings.tok_embeddings", config.vocabulary, hidden)?;
-        let norm = tensors.norm("embeddings.norm", hidden, eps, own.norm_bias)?;
+        let words = tensors.embedding(&TableSpec::new(
+            "embeddings.tok_embeddings",
+            config.vocabulary,
+            hidden,
+        ))?;
+        let norm = tensors.norm(&NormSpec::new("embeddings.norm", hidden, own.norm_bias), eps)?;
         let mut layers = Vec::with_capacity(config.layers);
         for (at, &sliding) in own.sliding.iter().enumerate() {
             let name = |part: &str| format!("layers.{at}.{part}");
             let attention_norm = (at > 0)
-                .then(|| tensors.norm(&name("attn_norm"), hidden, eps, own.norm_bias))
+                .then(|| {
+                    tensors.norm(&NormSpec::new(name("attn_norm"), hidden, own.norm_bias), eps)
+                })
                 .transpose()?;
-            let mlp_norm = tensors.norm(&name("mlp_norm"), hidden, eps, own.norm_bias)?;
+            let mlp_norm =
+                tensors.norm(&NormSpec::new(name("mlp_norm"), hidden, own.norm_bias), eps)?;
             let mut dense = |part: &str, inputs, outputs, bias| {
-                tensors.dense(&name(part), inputs, outputs, bias)
+                tensors.dense(&DenseSpec::new(name(part), inputs, outputs, bias))
             };
             layers.push(Layer {
                 attention_norm,
@@ -71,10 +79,15 @@ impl ModernBert {
             words,
             norm,
             layers,
-            final_norm: tensors.norm("final_norm", hidden, eps, own.norm_bias)?,
-            head_dense: tensors.dense("head.dense", hidden, hidden, own.classifier_bias)?,
-            head_norm: tensors.norm("head.norm", hidden, eps, own.norm_bias)?,
-            classifier: tensors.dense("classifier", hidden, labels, true)?,
+            final_norm: tensors.norm(&NormSpec::new("final_norm", hidden, own.norm_bias), eps)?,
+            head_dense: tensors.dense(&DenseSpec::new(
+                "head.dense",
+                hidden,
+                hidden,
+                own.classifier_bias,
+            ))?,
+            head_norm: tensors.norm(&NormSpec::new("head.norm", hidden, own.norm_bias), eps)?,
+            classifier: tensors.dense(&DenseSpec::new("classifier", hidden, labels, true))?,
             config: own.clone(),
             heads: config.heads,
             activation: config.activation,

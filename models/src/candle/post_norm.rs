@@ -1,5 +1,4 @@
-//! BERT, DistilBERT, RoBERTa, XLM-RoBERTa and ELECTRA: one encoder with the layer norms after the
-//! residuals, under five sets of names.
+//! BERT, DistilBERT, RoBERTa, XLM-RoBERTa and ELECTRA on candle.
 
 use candle_core::Tensor;
 use candle_nn::{Embedding, LayerNorm, Linear, Module};
@@ -9,6 +8,7 @@ use super::tensors::Tensors;
 use super::{Batch, Classifier, Head, activate, first_token, mask_bias};
 use crate::config::{Activation, Architecture, ModelConfig};
 use crate::error::ModelError;
+use crate::post_norm::{LayerSpec, PostNormSpec};
 
 #[derive(Debug)]
 pub(super) struct PostNorm {
@@ -35,113 +35,53 @@ struct Layer {
     output_norm: LayerNorm,
 }
 
-/// What a family calls the parts of a layer.
-struct LayerNames {
-    layer: &'static str,
-    query: &'static str,
-    key: &'static str,
-    value: &'static str,
-    attention_output: &'static str,
-    attention_norm: &'static str,
-    up: &'static str,
-    down: &'static str,
-    output_norm: &'static str,
-}
-
-const BERT_NAMES: LayerNames = LayerNames {
-    layer: "encoder.layer",
-    query: "attention.self.query",
-    key: "attention.self.key",
-    value: "attention.self.value",
-    attention_output: "attention.output.dense",
-    attention_norm: "attention.output.LayerNorm",
-    up: "intermediate.dense",
-    down: "output.dense",
-    output_norm: "output.LayerNorm",
-};
-
-const DISTILBERT_NAMES: LayerNames = LayerNames {
-    layer: "transformer.layer",
-    query: "attention.q_lin",
-    key: "attention.k_lin",
-    value: "attention.v_lin",
-    attention_output: "attention.out_lin",
-    attention_norm: "sa_layer_norm",
-    up: "ffn.lin1",
-    down: "ffn.lin2",
-    output_norm: "output_layer_norm",
-};
-
 impl PostNorm {
     pub(super) fn new(
         config: &ModelConfig,
         labels: usize,
-        tensors: &mut Tensors,
+        tensors: &mut Tensors<'_>,
     ) -> Result<Self, ModelError> {
-        let (hidden, width, eps) = (config.hidden, config.embedding, config.norm_eps);
-        let words = tensors.embedding("embeddings.word_embeddings", config.vocabulary, width)?;
-        let places =
-            tensors.embedding("embeddings.position_embeddings", config.positions, width)?;
-        let types = (config.token_types > 0)
-            .then(|| {
-                tensors.embedding("embeddings.token_type_embeddings", config.token_types, width)
-            })
-            .transpose()?;
-        let norm = tensors.norm("embeddings.LayerNorm", width, eps, true)?;
-        let projection = (width != hidden)
-            .then(|| tensors.dense("embeddings_project", width, hidden, true))
-            .transpose()?;
-        let names = match config.architecture {
-            Architecture::DistilBert => DISTILBERT_NAMES,
-            _ => BERT_NAMES,
+        let spec = PostNormSpec::new(config, labels);
+        let eps = config.norm_eps;
+        let dense = |(spec, activation): &(_, _), tensors: &mut Tensors<'_>| {
+            tensors.dense(spec).map(|dense| (dense, *activation))
         };
-        let layers = (0..config.layers)
-            .map(|at| Layer::new(config, &names, at, tensors))
-            .collect::<Result<_, _>>()?;
-        let head = Self::head(config, labels, tensors)?;
-        let (heads, activation) = (config.heads, config.activation);
-        Ok(Self { words, places, types, norm, projection, layers, head, heads, activation })
-    }
-
-    fn head(
-        config: &ModelConfig,
-        labels: usize,
-        tensors: &mut Tensors,
-    ) -> Result<Head, ModelError> {
-        let (pooler, activation, classifier) = match config.architecture {
-            Architecture::DistilBert => ("pre_classifier", Activation::Relu, "classifier"),
-            Architecture::Electra => ("classifier.dense", Activation::Gelu, "classifier.out_proj"),
-            Architecture::Roberta | Architecture::XlmRoberta => {
-                ("classifier.dense", Activation::Tanh, "classifier.out_proj")
-            }
-            _ => ("pooler.dense", Activation::Tanh, "classifier"),
-        };
-        let pooler = tensors.dense(pooler, config.hidden, config.hidden, true)?;
-        let classifier = tensors.dense(classifier, config.hidden, labels, true)?;
-        Ok(Head { layers: vec![(pooler, Some(activation)), (classifier, None)] })
+        Ok(Self {
+            words: tensors.embedding(&spec.words)?,
+            places: tensors.embedding(&spec.places)?,
+            types: spec.types.as_ref().map(|types| tensors.embedding(types)).transpose()?,
+            norm: tensors.norm(&spec.norm, eps)?,
+            projection: spec.projection.as_ref().map(|dense| tensors.dense(dense)).transpose()?,
+            layers: spec
+                .layers
+                .iter()
+                .map(|layer| Layer::new(layer, eps, tensors))
+                .collect::<Result<_, _>>()?,
+            head: Head {
+                layers: spec
+                    .head
+                    .iter()
+                    .map(|part| dense(part, tensors))
+                    .collect::<Result<_, _>>()?,
+            },
+            heads: config.heads,
+            activation: config.activation,
+        })
     }
 }
 
 impl Layer {
-    fn new(
-        config: &ModelConfig,
-        names: &LayerNames,
-        at: usize,
-        tensors: &mut Tensors,
-    ) -> Result<Self, ModelError> {
-        let (hidden, wide, eps) = (config.hidden, config.intermediate, config.norm_eps);
-        let name = |part: &str| format!("{}.{at}.{part}", names.layer);
-        let mut dense =
-            |part: &str, inputs, outputs| tensors.dense(&name(part), inputs, outputs, true);
-        let query = dense(names.query, hidden, hidden)?;
-        let key = dense(names.key, hidden, hidden)?;
-        let value = dense(names.value, hidden, hidden)?;
-        let attention_output = dense(names.attention_output, hidden, hidden)?;
-        let up = dense(names.up, hidden, wide)?;
-        let down = dense(names.down, wide, hidden)?;
-        let attention_norm = tensors.norm(&name(names.attention_norm), hidden, eps, true)?;
-        let output_norm = tensors.norm(&name(names.output_norm), hidden, eps, true)?;
-        Ok(Self { query, key, value, attention_output, attention_norm, up, down, output_norm })
+    fn new(spec: &LayerSpec, eps: f64, tensors: &mut Tensors<'_>) -> Result<Self, ModelError> {
+        Ok(Self {
+            query: tensors.dense(&spec.query)?,
+            key: tensors.dense(&spec.key)?,
+            value: tensors.dense(&spec.value)?,
+            attention_output: tensors.dense(&spec.attention_output)?,
+            attention_norm: tensors.norm(&spec.attention_norm, eps)?,
+            up: tensors.dense(&spec.up)?,
+            down: tensors.dense(&spec.down)?,
+            output_norm: tensors.norm(&spec.output_norm, eps)?,
+        })
     }
 }
 
