@@ -57,9 +57,13 @@ fn main() {
     let all: f64 = times.iter().map(|(_, time)| time.as_secs_f64()).sum();
     for (phase, time) in times.iter() {
         let seconds = time.as_secs_f64();
-        let rate = products(phase).map_or(String::new(), |macs| {
-            format!("{:>8.1} GMAC/s a thread", macs / seconds / 1e9)
-        });
-        println!("{:<12} {:>9.1} µs {:>5.1} % {rate}", format!("{phase:?}"), seconds * 1e6, seconds / all * 100.0);
+        let rate = products(phase)
+            .map_or(String::new(), |macs| format!("{:>8.1} GMAC/s a thread", macs / seconds / 1e9));
+        println!(
+            "{:<12} {:>9.1} µs {:>5.1} % {rate}",
+            format!("{phase:?}"),
+            seconds * 1e6,
+            seconds / all * 100.0
+        );
     }
 }

@@ -23,7 +23,8 @@ fn main() {
     println!("{model}, {} threads, kernels {}", pool.threads(), report.level);
     println!("{:>6} {:>6} {:>6} {:>9} {:>9}", "prec", "tokens", "batch", "min ms", "median ms");
     let spec = support::spec(sizes);
-    let precisions = [("f32", Precision::F32), ("bf16", Precision::Bf16), ("int8", Precision::Int8)];
+    let precisions =
+        [("f32", Precision::F32), ("bf16", Precision::Bf16), ("int8", Precision::Int8)];
     for (name, precision) in precisions {
         if wanted != "all" && wanted != name {
             continue;

@@ -32,7 +32,9 @@ pub enum CpuError {
         reason: String,
     },
     /// `POSTSORT_KERNEL` names no level.
-    #[error("`{name}` names no kernels; there are scalar, neon, avx2, avxvnni, avx512, avx512vnni, avx512bf16")]
+    #[error(
+        "`{name}` names no kernels; there are scalar, neon, avx2, avxvnni, avx512, avx512vnni, avx512bf16"
+    )]
     UnknownKernel {
         /// The name.
         name: String,

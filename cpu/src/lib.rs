@@ -1,4 +1,50 @@
-//! Encoder forward passes on CPUs.
+//! Encoder forward passes on CPUs: packed weights, padding-free batches, fused kernels.
+//!
+//! An [`EncoderSpec`] names tensors by their places, so this crate knows neither files nor
+//! checkpoints; an [`Engine`] packs them once for the CPU's best kernels; [`Engine::forward`] turns
+//! a [`TokenBatch`] into logits on a [`ComputePool`] that all engines share.
+//!
+//! # Map
+//!
+//! ```text
+//! spec.rs       what the caller hands in
+//! pool.rs       threads: hand-out of a job, wake-up, sleep
+//! slab.rs       memory for weights and scratch, in huge pages; mapped files
+//! pack.rs       dense layers in panels, and the loop over tiles
+//! simd/         one trait of vector operations, one file an instruction set
+//! kernels/      written once over the trait
+//!   tile.rs       register tiles of f32, bf16 and 8-bit products
+//!   rows.rs       layer norm, coding for the next product, softmax
+//!   math.rs       2^x, GELU and its kin
+//!   table.rs      all of these compiled for each instruction set
+//!   level.rs      which set is used
+//! encoder/
+//!   build.rs      spec to engine
+//!   calibrate.rs  outlier channels of 8-bit products
+//!   plan.rs       whose rows are whose, and what memory a pass needs
+//!   pass.rs       THE forward pass
+//!   attention.rs  one tile of queries, one head at a time
+//!   embed.rs, arena.rs, phases.rs
+//! ```
+//!
+//! # How it is fast
+//!
+//! Sequences lie one after another without padding. Rows are shared out in blocks that stay in a
+//! core's L2 cache through all of a layer's products; a thread that is done takes blocks that
+//! another has not begun, so a thread that wakes late or loses its CPU costs little. Threads wait
+//! for each other once a layer, for keys and values. 8-bit rows are coded once, with a scale of
+//! their own; bias, activation, residual and correction are added as sums leave the registers. The
+//! last layer computes first tokens only, past keys and values.
+//!
+//! # Invariants
+//!
+//! - An answer is bit for bit the same whatever is in the batch and however many threads compute:
+//!   sums run over inputs in one order in every tile, and attention sees only its sequence.
+//! - 8-bit sums are exact on every instruction set: nothing saturates.
+//! - `unsafe` kernels are reached only through a table that is handed out after the CPU's features
+//!   were checked, and get memory that the pass's layout made room for.
+//! - A pass does not allocate once its pool has seen one as large.
+//! - Nothing spins while there is nothing to do.
 
 mod encoder;
 mod error;
@@ -9,11 +55,12 @@ mod simd;
 mod slab;
 mod spec;
 
-pub use encoder::{Engine, Phase, PhaseTimes};
+pub use encoder::{ChannelMaxima, Engine, Phase, PhaseTimes};
 pub use error::CpuError;
 pub use kernels::level::{KERNEL_VARIABLE, KernelLevel, KernelReport, kernels};
 pub use pool::ComputePool;
+pub use slab::map_file;
 pub use spec::{
-    Activation, Dtype, Embeddings, EncoderSpec, HeadSpec, LayerSpec, Linear, Norm, Owner, Positions,
-    Precision, TensorView, TokenBatch,
+    Activation, Dtype, Embeddings, EncoderSpec, HeadSpec, LayerSpec, Linear, Norm, Owner,
+    Positions, Precision, TensorView, TokenBatch,
 };

@@ -22,7 +22,6 @@ pub(crate) enum Input<'a> {
 pub(crate) struct PackedLinear {
     pub(crate) precision: Precision,
     pub(crate) inputs: usize,
-    pub(crate) outputs: usize,
     /// How rows are coded for this product; f32 rows are used as they are.
     pub(crate) coding: Option<Coding>,
     /// Factor of each input, or null.
@@ -52,7 +51,12 @@ const fn group(precision: Precision) -> usize {
 }
 
 /// Bytes that [`PackedLinear::new`] takes from the slab, at most.
-pub(crate) fn packed_bytes(k: &Kernels, precision: Precision, inputs: usize, outputs: usize) -> usize {
+pub(crate) fn packed_bytes(
+    k: &Kernels,
+    precision: Precision,
+    inputs: usize,
+    outputs: usize,
+) -> usize {
     let columns = outputs.next_multiple_of(k.lanes);
     let steps = inputs.div_ceil(group(precision));
     // Panels, then bias, first and scales of each column, then factors.
@@ -141,7 +145,10 @@ impl PackedLinear {
                     let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
                     let mut sum = 0_i32;
                     for (input, &weight) in row.iter().enumerate() {
-                        #[expect(clippy::cast_possible_truncation, reason = "at most 127; NaN is 0")]
+                        #[expect(
+                            clippy::cast_possible_truncation,
+                            reason = "at most 127; NaN is 0"
+                        )]
                         let code = (weight * inverse).round_ties_even() as i8;
                         sum += i32::from(code);
                         // SAFETY: `to` points to this weight's byte.
@@ -152,26 +159,16 @@ impl PackedLinear {
                         *scales.add(output) = scale;
                         match coding {
                             #[expect(clippy::cast_precision_loss, reason = "a correction")]
-                            Some(Coding::Int8Above { low }) => biases[output] -= low * scale * sum as f32,
+                            Some(Coding::Int8Above { low }) => {
+                                biases[output] -= low * scale * sum as f32
+                            }
                             _ => *first.add(output) = -128 * sum,
                         }
                     }
                 }
             }
         }
-        Ok(Self {
-            precision,
-            inputs,
-            outputs,
-            coding,
-            factors,
-            columns,
-            steps,
-            panels,
-            bias,
-            first,
-            scales,
-        })
+        Ok(Self { precision, inputs, coding, factors, columns, steps, panels, bias, first, scales })
     }
 
     /// Bytes of a coded row, with room for whole vectors; 0 for f32, which is not coded.
@@ -189,7 +186,13 @@ impl PackedLinear {
     /// # Safety
     /// `a` is as [`Self::coding`] says, `c` has room for `rows` of the outputs padded to whole
     /// vectors, and the slab lives.
-    pub(crate) unsafe fn apply(&self, k: &Kernels, a: Rows, c: Results, function: Option<Function>) {
+    pub(crate) unsafe fn apply(
+        &self,
+        k: &Kernels,
+        a: Rows,
+        c: Results,
+        function: Option<Function>,
+    ) {
         let width = k.nv * k.lanes;
         let (tiles, mr) = match self.precision {
             Precision::F32 => (&k.tiles_f32, k.mr),

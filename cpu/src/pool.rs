@@ -156,9 +156,11 @@ impl ComputePool {
             // SAFETY: no worker is in a job: the one before waited for that after it was closed.
             // The lifetime is extended only until this one is closed and left, below.
             unsafe {
-                *shared.job.get() = Some(std::mem::transmute::<*const Job<'_>, *const Job<'static>>(each));
+                *shared.job.get() =
+                    Some(std::mem::transmute::<*const Job<'_>, *const Job<'static>>(each));
             }
-            shared.entered.store(0, SeqCst);
+            // A worker may just be finding it closed, and its count must not be lost.
+            shared.entered.fetch_and(!CLOSED, SeqCst);
             shared.epoch.fetch_add(1, SeqCst);
             for (worker, sleeping) in self.workers.iter().zip(&shared.sleeping).take(workers) {
                 if sleeping.swap(false, SeqCst) {
@@ -200,7 +202,7 @@ fn work(shared: &Shared, index: usize) {
         while shared.epoch.load(SeqCst) == seen {
             looks = looks.wrapping_add(1);
             std::hint::spin_loop();
-            if looks % 64 == 0 && began.elapsed() > SPIN {
+            if looks.is_multiple_of(64) && began.elapsed() > SPIN {
                 sleeping.store(true, SeqCst);
                 // The epoch is read again after the flag is set, so no job is slept through.
                 while shared.epoch.load(SeqCst) == seen && sleeping.load(SeqCst) {

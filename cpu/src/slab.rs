@@ -23,8 +23,10 @@ pub(crate) struct Slab {
 impl Slab {
     /// Room for `capacity` bytes, not yet resident.
     pub(crate) fn new(capacity: usize) -> Result<Self, CpuError> {
-        let padded = capacity.checked_next_multiple_of(ALIGN).and_then(|size| size.checked_add(HUGE_PAGE));
-        let padded = padded.ok_or_else(|| CpuError::BadSpec { reason: "sizes overflow".to_owned() })?;
+        let padded =
+            capacity.checked_next_multiple_of(ALIGN).and_then(|size| size.checked_add(HUGE_PAGE));
+        let padded =
+            padded.ok_or_else(|| CpuError::BadSpec { reason: "sizes overflow".to_owned() })?;
         let map = MmapMut::map_anon(padded)?;
         #[cfg(target_os = "linux")]
         if capacity >= HUGE_PAGE {
@@ -39,7 +41,8 @@ impl Slab {
     pub(crate) fn take(&mut self, bytes: usize) -> Result<*mut u8, CpuError> {
         let end = self.used.checked_add(bytes).and_then(|end| end.checked_next_multiple_of(ALIGN));
         let end = end.filter(|&end| end <= self.capacity);
-        let end = end.ok_or_else(|| CpuError::BadSpec { reason: "packed sizes disagree".to_owned() })?;
+        let end =
+            end.ok_or_else(|| CpuError::BadSpec { reason: "packed sizes disagree".to_owned() })?;
         // SAFETY: start + used is within the mapping, whose length is checked above.
         let pointer = unsafe { self.map.as_mut_ptr().add(self.start + self.used) };
         self.used = end;
@@ -58,4 +61,18 @@ impl Slab {
     pub(crate) fn capacity(&self) -> usize {
         self.capacity
     }
+}
+
+/// Maps a file for reading, so that embedding tables are used where they are.
+///
+/// The bytes are those of the file: whoever shortens it while it is mapped ends this process, so
+/// replace model files by renaming.
+///
+/// # Errors
+/// The file cannot be opened or mapped.
+pub fn map_file(path: &std::path::Path) -> Result<crate::spec::Owner, CpuError> {
+    let file = std::fs::File::open(path)?;
+    // SAFETY: only ever read as bytes, of which any is valid; shortening is the documented limit.
+    let map = unsafe { memmap2::Mmap::map(&file)? };
+    Ok(std::sync::Arc::new(map))
 }

@@ -78,7 +78,8 @@ impl TensorView {
         }
         let elements = expected.iter().try_fold(1_usize, |all, &size| all.checked_mul(size));
         let bytes = elements.and_then(|elements| elements.checked_mul(self.dtype.bytes()));
-        let bytes = bytes.ok_or_else(|| CpuError::BadSpec { reason: format!("{tensor} is too large") })?;
+        let bytes =
+            bytes.ok_or_else(|| CpuError::BadSpec { reason: format!("{tensor} is too large") })?;
         let all: &[u8] = (*self.owner).as_ref();
         let found = all.get(self.range.clone()).ok_or_else(|| CpuError::Bytes {
             tensor: tensor.to_owned(),

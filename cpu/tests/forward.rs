@@ -11,7 +11,12 @@ fn levels() -> impl Iterator<Item = KernelLevel> {
     KernelLevel::ALL.into_iter().filter(|level| level.is_available())
 }
 
-fn engine(shape: &Shape, precision: Precision, pool: &Arc<ComputePool>, level: KernelLevel) -> Engine {
+fn engine(
+    shape: &Shape,
+    precision: Precision,
+    pool: &Arc<ComputePool>,
+    level: KernelLevel,
+) -> Engine {
     Engine::with_kernels(&shape.spec(7), precision, Arc::clone(pool), level).expect("builds")
 }
 
@@ -44,7 +49,15 @@ fn shapes() -> Vec<(Shape, Vec<usize>)> {
         (bert(384, 12, 1536, 1), vec![23, 50]),
         (bert(768, 12, 3072, 1), vec![7]),
         (Shape { types: 0, activation: Activation::Relu, ..bert(64, 2, 128, 2) }, vec![12, 13]),
-        (Shape { types: 1, roberta: true, activation: Activation::GeluTanh, ..bert(64, 4, 80, 2) }, vec![40, 7]),
+        (
+            Shape {
+                types: 1,
+                roberta: true,
+                activation: Activation::GeluTanh,
+                ..bert(64, 4, 80, 2)
+            },
+            vec![40, 7],
+        ),
         (Shape { embedding: 24, activation: Activation::Silu, ..bert(64, 4, 80, 2) }, vec![31, 8]),
         (Shape { embedding: 96, activation: Activation::Tanh, ..bert(40, 4, 80, 2) }, vec![31, 8]),
         (Shape { labels: 21, activation: GELU, ..bert(64, 4, 80, 1) }, vec![3, 3, 3]),
@@ -74,7 +87,10 @@ fn bf16_and_int8_are_near_the_reference() {
         for level in levels() {
             for (precision, limit) in [(Precision::Bf16, 0.05), (Precision::Int8, 0.12)] {
                 let worst = error(&shape, &engine(&shape, precision, &pool, level), &batch);
-                assert!(worst <= limit, "{level}, {precision:?}: {worst} for {shape:?} {lengths:?}");
+                assert!(
+                    worst <= limit,
+                    "{level}, {precision:?}: {worst} for {shape:?} {lengths:?}"
+                );
             }
         }
     }
@@ -102,4 +118,160 @@ fn answers_do_not_depend_on_the_batch_or_the_threads() {
             }
         }
     }
+}
+
+#[test]
+fn calibration_tames_outliers() {
+    let shape = Shape::bert(128, 4, 256, 2);
+    let mut spec = shape.spec(7);
+    // One channel of every norm's output is far above the others.
+    let outlier = |norm: &mut Norm| {
+        let mut bias = vec![0.0_f32; 128];
+        bias[17] = 12.0;
+        norm.bias = Some(TensorView::from_f32(&[128], &bias));
+    };
+    outlier(&mut spec.embeddings.norm);
+    for layer in &mut spec.layers {
+        outlier(&mut layer.attention_norm);
+        outlier(&mut layer.output_norm);
+    }
+    let pool = ComputePool::new(2).expect("starts");
+    let best = KernelLevel::best();
+    let plain = |precision| Engine::new(&spec, precision, Arc::clone(&pool)).expect("builds");
+    let (f32, int8) = (plain(Precision::F32), plain(Precision::Int8));
+    let mut maxima = f32.channel_maxima(Batch::random(&shape, &[40, 9], 1).view()).expect("runs");
+    maxima.merge(&f32.channel_maxima(Batch::random(&shape, &[70], 2).view()).expect("runs"));
+    let calibrated = Engine::calibrated(&spec, Precision::Int8, Arc::clone(&pool), best, &maxima);
+    let calibrated = calibrated.expect("builds");
+    let batch = Batch::random(&shape, &[50, 20, 100, 7, 3, 5, 8, 13, 21, 34], 5);
+    let exact = run(&f32, &batch);
+    let error = |engine: &Engine| {
+        let logits = run(engine, &batch);
+        logits.iter().zip(&exact).map(|(a, b)| (a - b).powi(2)).sum::<f32>().sqrt()
+    };
+    let (before, after) = (error(&int8), error(&calibrated));
+    assert!(after < before * 0.85, "{before} before, {after} after");
+    let other = Shape::bert(64, 4, 256, 2).spec(7);
+    let wrong = Engine::calibrated(&other, Precision::Int8, pool, best, &maxima);
+    assert!(matches!(wrong, Err(CpuError::BadSpec { .. })));
+}
+
+#[test]
+fn bad_input_is_told() {
+    let shape = Shape { positions: 16, ..Shape::bert(32, 2, 64, 1) };
+    let pool = ComputePool::new(2).expect("starts");
+    let engine = engine(&shape, Precision::Int8, &pool, KernelLevel::best());
+    let run = |ids: &[u32], type_ids: &[u32], offsets: &[u32], room: usize| {
+        let mut logits = vec![0.0; room];
+        engine.forward(TokenBatch { ids, type_ids, offsets }, &mut logits)
+    };
+    assert!(matches!(run(&[1], &[], &[], 3), Err(CpuError::BadBatch { .. })));
+    assert!(matches!(run(&[1], &[], &[1], 3), Err(CpuError::BadBatch { .. })));
+    assert!(matches!(run(&[1], &[], &[0, 2], 3), Err(CpuError::BadBatch { .. })));
+    assert!(matches!(run(&[1], &[0, 0], &[0, 1], 3), Err(CpuError::BadBatch { .. })));
+    assert!(matches!(
+        run(&[1], &[], &[0, 0, 1], 6),
+        Err(CpuError::SequenceLength { tokens: 0, .. })
+    ));
+    assert!(matches!(run(&[1, 2], &[], &[0, 2, 1, 2], 9), Err(CpuError::SequenceLength { .. })));
+    assert!(matches!(
+        run(&[1; 17], &[], &[0, 17], 3),
+        Err(CpuError::SequenceLength { tokens: 17, tokens_max: 16 })
+    ));
+    assert!(matches!(
+        run(&[200], &[], &[0, 1], 3),
+        Err(CpuError::TokenOutOfRange { id: 200, vocabulary: 200 })
+    ));
+    assert!(matches!(
+        run(&[1], &[2], &[0, 1], 3),
+        Err(CpuError::TypeOutOfRange { id: 2, types: 2 })
+    ));
+    assert!(matches!(
+        run(&[1], &[], &[0, 1], 4),
+        Err(CpuError::LogitsLength { expected: 3, found: 4 })
+    ));
+    assert!(run(&[], &[], &[0], 0).is_ok());
+}
+
+#[test]
+fn bad_specs_are_told() {
+    let pool = ComputePool::new(1).expect("starts");
+    let shape = Shape::bert(32, 2, 64, 1);
+    let build = |change: &dyn Fn(&mut EncoderSpec)| {
+        let mut spec = shape.spec(7);
+        change(&mut spec);
+        Engine::new(&spec, Precision::Int8, Arc::clone(&pool)).map(|_| ())
+    };
+    assert!(build(&|_| {}).is_ok());
+    assert!(matches!(build(&|spec| spec.layers.clear()), Err(CpuError::BadSpec { .. })));
+    assert!(matches!(build(&|spec| spec.heads = 3), Err(CpuError::BadSpec { .. })));
+    assert!(matches!(build(&|spec| spec.heads = 0), Err(CpuError::BadSpec { .. })));
+    assert!(matches!(build(&|spec| spec.tokens_max = 321), Err(CpuError::BadSpec { .. })));
+    assert!(matches!(build(&|spec| spec.head.layers.clear()), Err(CpuError::BadSpec { .. })));
+    let shapes = |change: &dyn Fn(&mut EncoderSpec)| {
+        assert!(matches!(build(change), Err(CpuError::Shape { .. })));
+    };
+    shapes(&|spec| spec.layers[0].key.weight = TensorView::from_f32(&[1, 1], &[0.0]));
+    shapes(&|spec| spec.layers[0].output_norm.weight = TensorView::from_f32(&[1], &[0.0]));
+    shapes(&|spec| spec.head.layers[1].0.bias = Some(TensorView::from_f32(&[1], &[0.0])));
+    let bytes = build(&|spec| spec.layers[0].value.weight.range.end -= 4);
+    assert!(matches!(bytes, Err(CpuError::Bytes { .. })));
+    let outside = build(&|spec| spec.embeddings.word.range = usize::MAX - 8..usize::MAX);
+    assert!(matches!(outside, Err(CpuError::Bytes { .. })));
+}
+
+#[test]
+fn tables_and_weights_may_be_halves() {
+    let pool = ComputePool::new(1).expect("starts");
+    let mut spec = Shape::bert(32, 2, 64, 1).spec(7);
+    let batch = Batch::random(&Shape::bert(32, 2, 64, 1), &[9, 4], 3);
+    let halve = |tensor: &mut TensorView| {
+        let bytes = (*tensor.owner).as_ref()[tensor.range.clone()].to_vec();
+        // One byte in front, so that nothing is aligned.
+        let mut halves = vec![0_u8];
+        for value in bytes.as_chunks::<4>().0 {
+            halves.extend_from_slice(&value[2..]);
+        }
+        tensor.range = 1..halves.len();
+        tensor.owner = Arc::new(halves);
+        tensor.dtype = Dtype::Bf16;
+    };
+    let exact =
+        run(&Engine::new(&spec, Precision::F32, Arc::clone(&pool)).expect("builds"), &batch);
+    halve(&mut spec.embeddings.word);
+    halve(spec.embeddings.position.as_mut().expect("has positions"));
+    halve(&mut spec.layers[0].up.weight);
+    let halves = run(&Engine::new(&spec, Precision::F32, pool).expect("builds"), &batch);
+    for (a, b) in exact.iter().zip(&halves) {
+        assert!(a != b && (a - b).abs() < 0.1, "{a} {b}");
+    }
+}
+
+#[test]
+fn callers_share_a_pool() {
+    let shape = Shape::bert(64, 4, 128, 2);
+    let pool = ComputePool::new(2).expect("starts");
+    let engines = [Precision::F32, Precision::Int8]
+        .map(|precision| engine(&shape, precision, &pool, KernelLevel::best()));
+    let batches = [
+        Batch::random(&shape, &[30, 3], 1),
+        Batch::random(&shape, &[1], 2),
+        Batch::random(&shape, &[120; 4], 3),
+    ];
+    let alone: Vec<Vec<Vec<f32>>> = engines
+        .iter()
+        .map(|engine| batches.iter().map(|batch| run(engine, batch)).collect())
+        .collect();
+    std::thread::scope(|scope| {
+        for caller in 0..4 {
+            let (engines, batches, alone) = (&engines, &batches, &alone);
+            scope.spawn(move || {
+                for round in 0..200 {
+                    let (engine, batch) = ((caller + round) % 2, (caller * 7 + round) % 3);
+                    assert_eq!(run(&engines[engine], &batches[batch]), alone[engine][batch]);
+                }
+            });
+        }
+    });
+    assert!(pool.scratch_bytes() > 0);
 }

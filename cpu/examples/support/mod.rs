@@ -17,7 +17,7 @@ fn tensor(state: &mut u64, shape: &[usize], mean: f32, range: f32) -> TensorView
 }
 
 /// Sizes of well-known encoders: layers, hidden, heads, intermediate.
-pub const SHAPES: [(&str, [usize; 4]); 4] = [
+pub(crate) const SHAPES: [(&str, [usize; 4]); 4] = [
     ("minilm-l6", [6, 384, 12, 1536]),
     ("bert-tiny", [2, 128, 2, 512]),
     ("distilbert-base", [6, 768, 12, 3072]),
@@ -25,7 +25,7 @@ pub const SHAPES: [(&str, [usize; 4]); 4] = [
 ];
 
 /// A classifier of two labels with generated weights.
-pub fn spec([layers, hidden, heads, intermediate]: [usize; 4]) -> EncoderSpec {
+pub(crate) fn spec([layers, hidden, heads, intermediate]: [usize; 4]) -> EncoderSpec {
     let mut state = 1;
     let s = &mut state;
     fn linear(s: &mut u64, outputs: usize, inputs: usize) -> Linear {
@@ -66,14 +66,17 @@ pub fn spec([layers, hidden, heads, intermediate]: [usize; 4]) -> EncoderSpec {
         heads,
         activation: Activation::Gelu,
         head: HeadSpec {
-            layers: vec![(linear(s, hidden, hidden), Some(Activation::Tanh)), (linear(s, 2, hidden), None)],
+            layers: vec![
+                (linear(s, hidden, hidden), Some(Activation::Tanh)),
+                (linear(s, 2, hidden), None),
+            ],
         },
         tokens_max: 512,
     }
 }
 
 /// Ids and offsets of `batch` sequences of `tokens`.
-pub fn batch(tokens: usize, batch: usize) -> (Vec<u32>, Vec<u32>) {
+pub(crate) fn batch(tokens: usize, batch: usize) -> (Vec<u32>, Vec<u32>) {
     let mut state = 5_u32;
     let id = |_| {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -84,6 +87,6 @@ pub fn batch(tokens: usize, batch: usize) -> (Vec<u32>, Vec<u32>) {
 }
 
 /// An engine over generated weights.
-pub fn engine(spec: &EncoderSpec, precision: Precision, pool: &Arc<ComputePool>) -> Engine {
+pub(crate) fn engine(spec: &EncoderSpec, precision: Precision, pool: &Arc<ComputePool>) -> Engine {
     Engine::new(spec, precision, Arc::clone(pool)).expect("builds")
 }

@@ -18,7 +18,11 @@ impl Arena {
     }
 
     /// Memory for a pass: what all threads share, and each thread's own. Grows by need.
-    pub(super) fn provide(&mut self, layout: &Layout, own: &mut Vec<Own>) -> Result<Shared, CpuError> {
+    pub(super) fn provide(
+        &mut self,
+        layout: &Layout,
+        own: &mut Vec<Own>,
+    ) -> Result<Shared, CpuError> {
         let bytes = layout.bytes();
         if self.bytes() < bytes {
             // The old memory is let go first.

@@ -57,7 +57,7 @@ impl Worker<'_> {
                     factors: std::ptr::null(),
                     out: self.own.context.cast(),
                     out_stride: self.layout.context_stride * 4,
-                    scales: self.own.scales,
+                    scales: std::ptr::null_mut(),
                 });
             }
             (self.own.context.cast::<u8>().cast_const(), self.layout.context_stride * 4)
@@ -109,14 +109,19 @@ impl Worker<'_> {
                     // SAFETY: whole vectors of a row may be read: `wide` is padded; `panel_width`
                     // columns of a step may be written.
                     unsafe {
-                        let from = self.own.wide.add((row - rows.start) * stride + head * sizes.head_size);
+                        let from =
+                            self.own.wide.add((row - rows.start) * stride + head * sizes.head_size);
                         let mut column = 0;
                         while column < padded {
                             let panel_width = width.min(padded - column);
                             let to = values.add((column * steps + step * panel_width) * 4);
                             let from = from.add(column);
                             if group == 2 {
-                                let next = if row + 1 < part.end { from.add(stride) } else { std::ptr::null() };
+                                let next = if row + 1 < part.end {
+                                    from.add(stride)
+                                } else {
+                                    std::ptr::null()
+                                };
                                 (k.pair_rows)(from, next, to.cast(), panel_width);
                             } else {
                                 to.cast::<f32>().copy_from_nonoverlapping(from, panel_width);
@@ -143,16 +148,14 @@ impl Worker<'_> {
         context: *mut f32,
     ) {
         let (sizes, k, group) = (self.engine.sizes, self.k, self.group());
-        let (tiles, mr) = if sizes.bf16_attention {
-            (&k.tiles_bf16, k.mr_narrow)
-        } else {
-            (&k.tiles_f32, k.mr)
-        };
+        let (tiles, mr) =
+            if sizes.bf16_attention { (&k.tiles_bf16, k.mr_narrow) } else { (&k.tiles_f32, k.mr) };
         let tokens = self.plan.offsets[sequence + 1] - self.plan.offsets[sequence];
         let keys_padded = tokens.next_multiple_of(k.lanes);
         let value_steps = tokens.div_ceil(group);
         // Rows of values are padded to pairs, those of one f32 as well.
-        let value_room = (self.plan.value_starts[sequence + 1] - self.plan.value_starts[sequence]).div_ceil(group);
+        let value_room = (self.plan.value_starts[sequence + 1] - self.plan.value_starts[sequence])
+            .div_ceil(group);
         let (key_width, value_width) = (k.nv * k.lanes, VALUE_VECTORS * k.lanes);
         let head_padded = sizes.head_size.next_multiple_of(k.lanes);
         let key_steps = sizes.head_size / group;
@@ -166,7 +169,10 @@ impl Worker<'_> {
                 // head's whole vectors, and what is stored beyond a head is overwritten by the
                 // next one's.
                 unsafe {
-                    let q = self.shared.q.add((query + row) * self.layout.q_stride + head * key_steps * 4);
+                    let q = self
+                        .shared
+                        .q
+                        .add((query + row) * self.layout.q_stride + head * key_steps * 4);
                     let mut key = 0;
                     while key < keys_padded {
                         let width = key_width.min(keys_padded - key);

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use super::calibrate::{ChannelMaxima, Place};
 use super::embed::PackedEmbeddings;
 use super::plan::Costs;
-use super::{Engine, Layer, PackedNorm, Sizes, smooth};
+use super::{Engine, Layer, PackedNorm, Sizes};
 use crate::error::CpuError;
 use crate::kernels::{Function, Kernels};
 use crate::pack::{Input, PackedLinear, packed_bytes};
@@ -20,17 +21,22 @@ pub(super) fn build(
     precision: Precision,
     pool: Arc<ComputePool>,
     kernels: &'static Kernels,
+    maxima: Option<&ChannelMaxima>,
 ) -> Result<Engine, CpuError> {
     let sizes = sizes(spec, precision, kernels)?;
-    let mut packer = Packer { kernels, precision, slab: Slab::new(slab_bytes(spec, precision, kernels)?)? };
+    if maxima.is_some_and(|maxima| !maxima.fit(spec.layers.len(), sizes.hidden)) {
+        return Err(bad("the channel maxima are of another model"));
+    }
+    let mut packer = Packer {
+        kernels,
+        precision,
+        maxima,
+        slab: Slab::new(slab_bytes(spec, precision, kernels)?)?,
+    };
     let embeddings = packer.embeddings(spec, sizes)?;
     let mut layers: Vec<Layer> = Vec::with_capacity(spec.layers.len());
     for at in 0..spec.layers.len() {
-        let before = match layers.last() {
-            Some(layer) => Some(&layer.output_norm),
-            None => embeddings.projection.is_none().then_some(&embeddings.norm),
-        };
-        layers.push(packer.layer(spec, sizes, at, before)?);
+        layers.push(packer.layer(spec, sizes, at)?);
     }
     let mut head = Vec::with_capacity(spec.head.layers.len());
     let mut inputs = sizes.hidden;
@@ -49,7 +55,11 @@ pub(super) fn build(
         head.push((packed, activation.map(|activation| function(activation, Precision::F32))));
         inputs = outputs;
     }
-    let tables = [Some(&spec.embeddings.word), spec.embeddings.position.as_ref(), spec.embeddings.token_type.as_ref()];
+    let tables = [
+        Some(&spec.embeddings.word),
+        spec.embeddings.position.as_ref(),
+        spec.embeddings.token_type.as_ref(),
+    ];
     let table_bytes = tables.into_iter().flatten().map(|table| table.range.len()).sum();
     Ok(Engine {
         kernels,
@@ -86,13 +96,19 @@ fn sizes(spec: &EncoderSpec, precision: Precision, k: &Kernels) -> Result<Sizes,
     if spec.heads == 0 || hidden % spec.heads != 0 {
         return Err(bad(format!("{} heads do not divide {hidden}", spec.heads)));
     }
-    let Some((last, _)) = spec.head.layers.last() else { return Err(bad("its head has no layers")) };
+    let Some((last, _)) = spec.head.layers.last() else {
+        return Err(bad("its head has no layers"));
+    };
     let labels = size(&last.weight, 0, "head")?;
     let mut widest = hidden.max(intermediate).max(embedding);
     for (linear, _) in &spec.head.layers {
         widest = widest.max(size(&linear.weight, 0, "head")?);
     }
-    let rows = spec.embeddings.position.as_ref().map_or(Ok(SIZE_MAX), |table| size(table, 0, "positions"))?;
+    let rows = spec
+        .embeddings
+        .position
+        .as_ref()
+        .map_or(Ok(SIZE_MAX), |table| size(table, 0, "positions"))?;
     let tokens_max = match (spec.embeddings.positions, &spec.embeddings.position) {
         (Positions::AfterPadding { padding }, Some(_)) => rows.saturating_sub(padding as usize + 1),
         _ => rows,
@@ -101,7 +117,8 @@ fn sizes(spec: &EncoderSpec, precision: Precision, k: &Kernels) -> Result<Sizes,
         return Err(bad(format!("{} tokens do not fit {tokens_max} positions", spec.tokens_max)));
     }
     let head_size = hidden / spec.heads;
-    let bf16_attention = precision != Precision::F32 && k.native_bf16 && head_size.is_multiple_of(2);
+    let bf16_attention =
+        precision != Precision::F32 && k.native_bf16 && head_size.is_multiple_of(2);
     Ok(Sizes {
         hidden,
         heads: spec.heads,
@@ -126,7 +143,14 @@ fn slab_bytes(spec: &EncoderSpec, precision: Precision, k: &Kernels) -> Result<u
         ref shape => Err(bad(format!("a dense layer has shape {shape:?}"))),
     };
     for layer in &spec.layers {
-        for linear in [&layer.query, &layer.key, &layer.value, &layer.attention_output, &layer.up, &layer.down] {
+        for linear in [
+            &layer.query,
+            &layer.key,
+            &layer.value,
+            &layer.attention_output,
+            &layer.up,
+            &layer.down,
+        ] {
             count(linear, precision)?;
         }
     }
@@ -169,13 +193,14 @@ fn function(activation: Activation, precision: Precision) -> Function {
 }
 
 /// Packs tensors into one slab.
-struct Packer {
+struct Packer<'a> {
     kernels: &'static Kernels,
     precision: Precision,
+    maxima: Option<&'a ChannelMaxima>,
     slab: Slab,
 }
 
-impl Packer {
+impl Packer<'_> {
     fn linear(
         &mut self,
         name: &str,
@@ -183,7 +208,14 @@ impl Packer {
         shape: [usize; 2],
         input: (Input<'_>, f32),
     ) -> Result<PackedLinear, CpuError> {
-        PackedLinear::new(self.kernels, &mut self.slab, (name, linear), shape, self.precision, input)
+        PackedLinear::new(
+            self.kernels,
+            &mut self.slab,
+            (name, linear),
+            shape,
+            self.precision,
+            input,
+        )
     }
 
     fn norm(&self, name: &str, norm: &Norm, width: usize) -> Result<PackedNorm, CpuError> {
@@ -195,11 +227,16 @@ impl Packer {
             Ok::<_, CpuError>(values)
         };
         let weight = read("weight", &norm.weight)?;
-        let bias = norm.bias.as_ref().map_or_else(|| Ok(vec![0.0; padded]), |bias| read("bias", bias))?;
+        let bias =
+            norm.bias.as_ref().map_or_else(|| Ok(vec![0.0; padded]), |bias| read("bias", bias))?;
         Ok(PackedNorm { weight, bias, eps: norm.eps })
     }
 
-    fn embeddings(&mut self, spec: &EncoderSpec, sizes: Sizes) -> Result<PackedEmbeddings, CpuError> {
+    fn embeddings(
+        &mut self,
+        spec: &EncoderSpec,
+        sizes: Sizes,
+    ) -> Result<PackedEmbeddings, CpuError> {
         let own = &spec.embeddings;
         let table = |name: &str, table: &TensorView| {
             let rows = table.shape.first().copied().unwrap_or(0);
@@ -226,28 +263,23 @@ impl Packer {
         })
     }
 
-    fn layer(
-        &mut self,
-        spec: &EncoderSpec,
-        sizes: Sizes,
-        at: usize,
-        before: Option<&PackedNorm>,
-    ) -> Result<Layer, CpuError> {
+    fn layer(&mut self, spec: &EncoderSpec, sizes: Sizes, at: usize) -> Result<Layer, CpuError> {
         let own = &spec.layers[at];
         let name = |part: &str| format!("layer {at}, {part}");
         let (hidden, wide) = (sizes.hidden, sizes.intermediate);
         let attention_norm = self.norm(&name("attention norm"), &own.attention_norm, hidden)?;
         let output_norm = self.norm(&name("output norm"), &own.output_norm, hidden)?;
-        let smooth = |norm: Option<&PackedNorm>, products: &[(&str, &Linear)]| match norm {
-            Some(norm) if self.precision == Precision::Int8 => {
-                smooth::factors(&norm.weight[..hidden], &norm.bias[..hidden], products)
-                    .map(Some)
+        let factors = |place: Place, products: &[(&str, &Linear)]| match self.maxima {
+            Some(maxima) if self.precision == Precision::Int8 => {
+                maxima.factors(at, place, products).map(Some)
             }
             _ => Ok(None),
         };
         let attention = [("query", &own.query), ("key", &own.key), ("value", &own.value)];
-        let attention_factors = smooth(before, &attention)?;
-        let up_factors = smooth(Some(&attention_norm), &[("up", &own.up)])?;
+        let attention_factors = factors(Place::Attention, &attention)?;
+        let output_factors =
+            factors(Place::Output, &[("attention output", &own.attention_output)])?;
+        let up_factors = factors(Place::Up, &[("up", &own.up)])?;
         fn input(factors: Option<&Vec<f32>>) -> Input<'_> {
             factors.map_or(Input::Any, |factors| Input::Scaled { factors })
         }
@@ -259,11 +291,26 @@ impl Packer {
         let key = self.linear(&name("key"), &own.key, square, (attention_input, 1.0))?;
         let value = self.linear(&name("value"), &own.value, square, (attention_input, 1.0))?;
         let query = self.linear(&name("query"), &own.query, square, (attention_input, scale))?;
-        let output = self.linear(&name("attention output"), &own.attention_output, square, (Input::Any, 1.0))?;
-        let up = self.linear(&name("up"), &own.up, [wide, hidden], (input(up_factors.as_ref()), 1.0))?;
+        let output = self.linear(
+            &name("attention output"),
+            &own.attention_output,
+            square,
+            (input(output_factors.as_ref()), 1.0),
+        )?;
+        let up =
+            self.linear(&name("up"), &own.up, [wide, hidden], (input(up_factors.as_ref()), 1.0))?;
         let low = function(spec.activation, self.precision).minimum().map(|least| -least);
         let down_input = low.map_or(Input::Any, |low| Input::Above { low });
         let down = self.linear(&name("down"), &own.down, [hidden, wide], (down_input, 1.0))?;
-        Ok(Layer { query, key, value, attention_output: output, attention_norm, up, down, output_norm })
+        Ok(Layer {
+            query,
+            key,
+            value,
+            attention_output: output,
+            attention_norm,
+            up,
+            down,
+            output_norm,
+        })
     }
 }

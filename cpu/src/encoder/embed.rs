@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::PackedNorm;
 use crate::error::CpuError;
 use crate::pack::PackedLinear;
-use crate::spec::{Positions, TensorView, TokenBatch, read_f32};
+use crate::spec::{Dtype, Positions, TensorView, TokenBatch, read_f32};
 
 /// The tables as they are in their owners, rows converted when they are looked up.
 #[derive(Debug)]
@@ -60,19 +60,38 @@ impl PackedEmbeddings {
             let out = &mut out[..width];
             let id = batch.ids[row];
             read_row(&self.word, id as usize, out);
-            if let Some(table) = &self.position {
-                let position = match self.positions {
-                    Positions::AfterPadding { padding } if id == padding => padding as usize,
-                    _ => {
-                        next += 1;
-                        next - 1
-                    }
+            let position = self.position.as_ref().map(|table| match self.positions {
+                Positions::AfterPadding { padding } if id == padding => (table, padding as usize),
+                _ => {
+                    next += 1;
+                    (table, next - 1)
+                }
+            });
+            let token_type = self.token_type.as_ref().map(|table| {
+                let id = if self.types() > 1 {
+                    batch.type_ids.get(row).copied().unwrap_or(0)
+                } else {
+                    0
                 };
-                add_row(table, position, out);
-            }
-            if let Some(table) = &self.token_type {
-                let id = if self.types() > 1 { batch.type_ids.get(row).copied().unwrap_or(0) } else { 0 };
-                add_row(table, id as usize, out);
+                (table, id as usize)
+            });
+            match (position, token_type) {
+                (Some((positions, position)), Some((types, id)))
+                    if positions.dtype == Dtype::F32 && types.dtype == Dtype::F32 =>
+                {
+                    // What nearly all models have, in one go.
+                    let (positions, types) = (row_bytes(positions, position), row_bytes(types, id));
+                    let pairs = positions.as_chunks::<4>().0.iter().zip(types.as_chunks::<4>().0);
+                    for (out, (position, token_type)) in out.iter_mut().zip(pairs) {
+                        *out = (*out + f32::from_le_bytes(*position))
+                            + f32::from_le_bytes(*token_type);
+                    }
+                }
+                (position, token_type) => {
+                    for (table, row) in position.into_iter().chain(token_type) {
+                        add_row(table, row, out);
+                    }
+                }
             }
         }
     }

@@ -15,9 +15,10 @@
 use std::ops::Range;
 
 use super::arena::{Own, Shared};
-use super::phases::{Phase, PhaseTimes, Watch};
+use super::calibrate::Gauge;
+use super::phases::{Phase, Watch};
 use super::plan::{Layout, Plan};
-use super::{Engine, Layer, PackedNorm};
+use super::{Engine, Layer, PackedNorm, Watchers};
 use crate::error::CpuError;
 use crate::kernels::{Coding, Kernels, NormArgs, RowsArgs};
 use crate::pack::{PackedLinear, Results, Rows};
@@ -34,7 +35,7 @@ pub(super) fn forward(
     engine: &Engine,
     batch: TokenBatch<'_>,
     logits: &mut [f32],
-    times: Option<&PhaseTimes>,
+    watchers: Watchers<'_>,
 ) -> Result<(), CpuError> {
     let mut arena = engine.pool.arena();
     let mut plan = std::mem::take(&mut arena.plan);
@@ -54,7 +55,8 @@ pub(super) fn forward(
                 shared: &shared,
                 own: &own[thread],
                 batch,
-                watch: Watch::start(times),
+                watch: Watch::start(watchers.times),
+                gauge: watchers.gauge,
             };
             // SAFETY: the arena gave memory as the layout says, each thread has its own part, and
             // the batch was checked.
@@ -78,13 +80,19 @@ pub(super) struct Worker<'a> {
     pub(super) own: &'a Own,
     batch: TokenBatch<'a>,
     watch: Watch<'a>,
+    gauge: Option<&'a Gauge>,
 }
 
 impl Worker<'_> {
     /// # Safety
     /// Memory is as the layout says; no other thread has this one's number; `logits` has room for
     /// the batch's.
-    unsafe fn run(&self, alarm: Alarm<'_>, thread: usize, logits: *mut f32) -> Result<(), CpuError> {
+    unsafe fn run(
+        &self,
+        alarm: Alarm<'_>,
+        thread: usize,
+        logits: *mut f32,
+    ) -> Result<(), CpuError> {
         let layers = &self.engine.layers;
         let last = layers.len() - 1;
         let phase = |phase: usize, piece: &dyn Fn(Range<usize>)| {
@@ -96,13 +104,9 @@ impl Worker<'_> {
         // after the one that writes them, which then writes to the other half.
         phase(0, &|block| unsafe {
             self.embed(block.clone());
-            self.keys_values(0, block.clone());
-            if last > 0 {
-                self.queries(&layers[0], self.x(block.start), self.layout.x_stride, block);
-                self.watch.mark(Phase::Queries);
-            }
+            self.keys_values_queries(0, block, last > 0);
         })?;
-        for at in 0..last {
+        for (at, layer) in layers.iter().enumerate().take(last) {
             // SAFETY: as above.
             phase(at + 1, &|block| unsafe {
                 for (sequence, part) in self.plan.segments(block.clone()) {
@@ -111,12 +115,8 @@ impl Worker<'_> {
                 }
                 self.watch.mark(Phase::Attention);
                 let x = self.x(block.start);
-                self.dense(&layers[at], x, self.layout.x_stride, block.len());
-                self.keys_values(at + 1, block.clone());
-                if at + 1 < last {
-                    self.queries(&layers[at + 1], x, self.layout.x_stride, block);
-                    self.watch.mark(Phase::Queries);
-                }
+                self.dense(layer, x, self.layout.x_stride, block.len());
+                self.keys_values_queries(at + 1, block, at + 1 < last);
             })?;
         }
         // SAFETY: as above; a sequence is given to one thread.
@@ -144,7 +144,13 @@ impl Worker<'_> {
     ///
     /// # Safety
     /// As [`Self::run`]; `sequences` are this thread's and at most a block.
-    unsafe fn first_tokens(&self, layer: &Layer, at: usize, sequences: Range<usize>, logits: *mut f32) {
+    unsafe fn first_tokens(
+        &self,
+        layer: &Layer,
+        at: usize,
+        sequences: Range<usize>,
+        logits: *mut f32,
+    ) {
         let (count, stride) = (sequences.len(), self.layout.compact_stride);
         // SAFETY: other threads' rows are finished behind the barrier and only read here; compact
         // has room for a block.
@@ -155,7 +161,8 @@ impl Worker<'_> {
                 to.copy_from_nonoverlapping(from, self.engine.sizes.hidden);
             }
             // Queries of first tokens take the first rows of all queries, which nobody needs now.
-            self.queries(layer, self.own.compact, stride, sequences.clone());
+            let a = self.coded(&layer.query, self.own.compact, stride, count);
+            self.queries(layer, a, sequences.clone());
             for (to, sequence) in sequences.clone().enumerate() {
                 self.attend(at, sequence, sequence, 1, self.context(to));
             }
@@ -183,21 +190,23 @@ impl Worker<'_> {
             self.norm(&embeddings.norm, to, stride, block.len(), self.engine.sizes.embedding);
             if let Some(projection) = &embeddings.projection {
                 let a = self.coded(projection, to, stride, block.len());
-                let c = Results { c: self.x(block.start), stride: self.layout.x_stride, add: false };
+                let c =
+                    Results { c: self.x(block.start), stride: self.layout.x_stride, add: false };
                 projection.apply(self.k, a, c, None);
             }
             self.watch.mark(Phase::Embed);
         }
     }
 
-    /// Keys and values of a block, into their panels.
+    /// Keys and values of a block, into their panels, and its queries if they are wanted.
     ///
     /// # Safety
     /// `block` is of this thread's rows.
-    unsafe fn keys_values(&self, at: usize, block: Range<usize>) {
+    unsafe fn keys_values_queries(&self, at: usize, block: Range<usize>, queries: bool) {
         let layer = &self.engine.layers[at];
         // SAFETY: `wide` has room for a block's rows.
         unsafe {
+            // All three take the same codes.
             let a = self.coded(&layer.key, self.x(block.start), self.layout.x_stride, block.len());
             self.watch.mark(Phase::Code);
             layer.key.apply(self.k, a, self.wide(), None);
@@ -206,19 +215,22 @@ impl Worker<'_> {
             self.watch.mark(Phase::Pack);
             layer.value.apply(self.k, a, self.wide(), None);
             self.watch.mark(Phase::KeysValues);
-            self.pack_values(at, block);
+            self.pack_values(at, block.clone());
             self.watch.mark(Phase::Pack);
+            if queries {
+                self.queries(layer, a, block);
+                self.watch.mark(Phase::Queries);
+            }
         }
     }
 
-    /// Queries of states `x`, into rows `to` of all queries.
+    /// Queries of coded states `a`, into rows `to` of all queries.
     ///
     /// # Safety
     /// Rows `to` are this thread's to write and at most a block.
-    unsafe fn queries(&self, layer: &Layer, x: *const f32, stride: usize, to: Range<usize>) {
+    unsafe fn queries(&self, layer: &Layer, a: Rows, to: Range<usize>) {
         // SAFETY: `q_bytes` has room for all rows, `wide` for a block's.
         unsafe {
-            let a = self.coded(&layer.query, x, stride, to.len());
             let q = self.shared.q.add(to.start * self.layout.q_stride);
             if !self.engine.sizes.bf16_attention {
                 let c = Results { c: q.cast(), stride: self.layout.q_stride / 4, add: false };
@@ -234,7 +246,7 @@ impl Worker<'_> {
                 factors: std::ptr::null(),
                 out: q,
                 out_stride: self.layout.q_stride,
-                scales: self.own.scales,
+                scales: std::ptr::null_mut(),
             });
         }
     }
@@ -248,7 +260,12 @@ impl Worker<'_> {
         let add = Results { c: x, stride, add: true };
         // SAFETY: room for a block's rows everywhere.
         unsafe {
-            let a = self.coded(&layer.attention_output, self.own.context, self.layout.context_stride, rows);
+            let a = self.coded(
+                &layer.attention_output,
+                self.own.context,
+                self.layout.context_stride,
+                rows,
+            );
             self.watch.mark(Phase::Code);
             layer.attention_output.apply(self.k, a, add, None);
             self.watch.mark(Phase::Output);
@@ -299,7 +316,17 @@ impl Worker<'_> {
     ///
     /// # Safety
     /// `x` has `rows` rows of its inputs, at most a block.
-    unsafe fn coded(&self, linear: &PackedLinear, x: *const f32, x_stride: usize, rows: usize) -> Rows {
+    unsafe fn coded(
+        &self,
+        linear: &PackedLinear,
+        x: *const f32,
+        x_stride: usize,
+        rows: usize,
+    ) -> Rows {
+        if let Some(gauge) = self.gauge {
+            // SAFETY: granted by the caller.
+            unsafe { gauge.read(self.engine, linear, x, x_stride, rows) };
+        }
         let Some(coding) = linear.coding else {
             return Rows { a: x.cast(), stride: x_stride * 4, rows, scales: std::ptr::null() };
         };
@@ -323,7 +350,14 @@ impl Worker<'_> {
 
     /// # Safety
     /// `x` has `rows` rows of `width`.
-    unsafe fn norm(&self, norm: &PackedNorm, x: *mut f32, x_stride: usize, rows: usize, width: usize) {
+    unsafe fn norm(
+        &self,
+        norm: &PackedNorm,
+        x: *mut f32,
+        x_stride: usize,
+        rows: usize,
+        width: usize,
+    ) {
         // SAFETY: the norm's weights are padded to whole vectors.
         unsafe {
             (self.k.norm_rows)(&NormArgs {

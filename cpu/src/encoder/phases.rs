@@ -60,7 +60,8 @@ pub struct PhaseTimes {
 impl PhaseTimes {
     /// All phases with their times so far.
     pub fn iter(&self) -> impl Iterator<Item = (Phase, Duration)> {
-        let times = self.nanoseconds.iter().map(|time| Duration::from_nanos(time.load(Ordering::Relaxed)));
+        let times =
+            self.nanoseconds.iter().map(|time| Duration::from_nanos(time.load(Ordering::Relaxed)));
         Phase::ALL.into_iter().zip(times)
     }
 }

@@ -72,14 +72,17 @@ impl Plan {
         self.share_out(engine, offsets);
         self.cut_blocks(block_rows(engine.sizes));
         self.counters.clear();
-        self.counters.resize_with((engine.layers.len() + 1) * (1 + self.threads), AtomicUsize::default);
+        self.counters
+            .resize_with((engine.layers.len() + 1) * (1 + self.threads), AtomicUsize::default);
     }
 
     /// Shares rows out between threads.
     fn share_out(&mut self, engine: &Engine, offsets: &[u32]) {
         let costs = engine.costs;
         let lanes = engine.kernels.lanes;
-        for list in [&mut self.offsets, &mut self.key_starts, &mut self.value_starts, &mut self.cuts] {
+        for list in
+            [&mut self.offsets, &mut self.key_starts, &mut self.value_starts, &mut self.cuts]
+        {
             list.clear();
         }
         self.offsets.extend(offsets.iter().map(|&offset| offset as usize));
@@ -94,7 +97,11 @@ impl Plan {
         }
         self.key_starts.push(keys);
         self.value_starts.push(values);
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few threads")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a few threads"
+        )]
         let useful = (cycles / CYCLES_PER_THREAD) as usize;
         self.threads = useful.clamp(1, engine.pool.threads());
 
@@ -115,7 +122,8 @@ impl Plan {
             #[expect(clippy::cast_precision_loss, reason = "a sequence's tokens")]
             let a_row = costs.row + costs.key * tokens(sequence) as f64;
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
-            let rows = (((target - before) / a_row / 2.0).round() as usize * 2).min(tokens(sequence));
+            let rows =
+                (((target - before) / a_row / 2.0).round() as usize * 2).min(tokens(sequence));
             let cut = (self.offsets[sequence] + rows).max(self.cuts[thread - 1]);
             self.cuts.push(cut);
         }
@@ -141,7 +149,8 @@ impl Plan {
             for block in 1..=count {
                 let row = start + (end - start) * block / count;
                 // Values are stored in pairs of tokens.
-                let odd = if row == end { 0 } else { (row - self.offsets[self.sequence_at(row)]) % 2 };
+                let odd =
+                    if row == end { 0 } else { (row - self.offsets[self.sequence_at(row)]) % 2 };
                 if row - odd > from {
                     self.blocks.pieces.push(from..row - odd);
                     from = row - odd;
@@ -180,8 +189,16 @@ impl Plan {
         alarm.wait(&counters[0], tasks.pieces.len())
     }
 
+    /// The sequence that a row is in.
+    fn sequence_at(&self, row: usize) -> usize {
+        self.offsets.partition_point(|&offset| offset <= row) - 1
+    }
+
     /// The parts of sequences in `rows`: sequence and rows.
-    pub(super) fn segments(&self, rows: Range<usize>) -> impl Iterator<Item = (usize, Range<usize>)> {
+    pub(super) fn segments(
+        &self,
+        rows: Range<usize>,
+    ) -> impl Iterator<Item = (usize, Range<usize>)> {
         let first = if rows.is_empty() { self.sequences() } else { self.sequence_at(rows.start) };
         (first..self.sequences())
             .map(move |sequence| {
@@ -285,6 +302,8 @@ impl Layout {
             64,
         ];
         let shared = [self.x_bytes, self.q_bytes, self.k_bytes * 2, self.v_bytes * 2];
-        shared.iter().sum::<usize>() + own.iter().sum::<usize>() * self.threads + 16 * ALIGN * (self.threads + 1)
+        shared.iter().sum::<usize>()
+            + own.iter().sum::<usize>() * self.threads
+            + 16 * ALIGN * (self.threads + 1)
     }
 }

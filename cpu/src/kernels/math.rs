@@ -63,15 +63,13 @@ pub(crate) unsafe fn exp2<S: Simd>(x: S::F) -> S::F {
 pub(crate) unsafe fn exp2_coarse<S: Simd>(x: S::F) -> S::F {
     // SAFETY: granted by the caller.
     unsafe {
-        let x = S::max(x, S::splat(-126.0));
-        let whole = S::round(x);
-        let f = S::sub(x, whole);
-        // Minimax of degree 3 on |f| ≤ 1/2.
-        let mut p = S::splat(5.517_177_5e-2);
-        p = S::fma(p, f, S::splat(2.426_113_7e-1));
-        p = S::fma(p, f, S::splat(6.932_609_7e-1));
-        p = S::fma(p, f, S::splat(9.999_280_3e-1));
-        S::scale2(p, whole)
+        let f = S::fraction(x);
+        // Minimax of degree 3 on 0..1.
+        let mut p = S::splat(7.802_529e-2);
+        p = S::fma(p, f, S::splat(2.260_660_5e-1));
+        p = S::fma(p, f, S::splat(6.958_339e-1));
+        p = S::fma(p, f, S::splat(9.999_252_4e-1));
+        S::scale2_floor(p, x)
     }
 }
 
@@ -92,7 +90,7 @@ pub(crate) unsafe fn apply<S: Simd>(function: Function, x: S::F) -> S::F {
                 // x·σ(2u) with u = √(2/π)·(x + 0.044715·x³).
                 let cube = S::mul(S::mul(x, x), x);
                 let u = S::fma(cube, S::splat(0.044_715), x);
-                S::mul(x, sigmoid::<S>(S::mul(u, S::splat(1.595_769_1))))
+                S::mul(x, sigmoid::<S>(S::mul(u, S::splat(1.595_769_2))))
             }
             Function::Relu => S::max(x, S::splat(0.0)),
             Function::Silu => S::mul(x, sigmoid::<S>(x)),
@@ -123,7 +121,7 @@ unsafe fn gelu<S: Simd>(x: S::F) -> S::F {
         let t = S::div(S::splat(1.0), S::fma(size, S::splat(0.231_641_89), S::splat(1.0)));
         let mut p = S::splat(0.530_702_7);
         p = S::fma(p, t, S::splat(-0.726_576));
-        p = S::fma(p, t, S::splat(0.710_706_87));
+        p = S::fma(p, t, S::splat(0.710_706_9));
         p = S::fma(p, t, S::splat(-0.142_248_37));
         p = S::fma(p, t, S::splat(0.127_414_8));
         let bell = exp2::<S>(S::mul(S::mul(x, x), S::splat(-0.5 * LOG2_E)));
@@ -141,7 +139,7 @@ unsafe fn gelu_coarse<S: Simd>(x: S::F) -> S::F {
         let u = S::mul(c, c);
         let mut p = S::splat(-9.017_618e-10);
         p = S::fma(p, u, S::splat(7.941_4e-8));
-        p = S::fma(p, u, S::splat(-3.037_948_9e-6));
+        p = S::fma(p, u, S::splat(-3.037_949e-6));
         p = S::fma(p, u, S::splat(6.689_095e-5));
         p = S::fma(p, u, S::splat(-9.506_596e-4));
         p = S::fma(p, u, S::splat(9.298_238e-3));

@@ -4,6 +4,8 @@ pub(crate) mod level;
 mod math;
 mod rows;
 pub(crate) mod table;
+#[cfg(test)]
+mod tests;
 mod tile;
 
 pub(crate) use math::Function;

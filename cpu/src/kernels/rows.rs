@@ -210,7 +210,8 @@ unsafe fn code_rows_factors<S: Simd, const FACTORS: bool>(args: &RowsArgs) {
             let zero = S::splat(zero);
             let (least, most) = (S::splat(0.0), S::splat(255.0));
             // Multiplied and added in two roundings, so that every instruction set gives one code.
-            let code = |value: S::F| S::min(S::max(S::add(S::mul(value, inverse), zero), least), most);
+            let code =
+                |value: S::F| S::min(S::max(S::add(S::mul(value, inverse), zero), least), most);
             let mut at = 0;
             while at < whole {
                 S::store_u8(out.add(at), code(value(x, at)));
@@ -233,12 +234,20 @@ pub(crate) unsafe fn softmax_rows<S: Simd>(args: &SoftmaxArgs) {
     unsafe {
         for row in 0..args.rows {
             let x = args.scores.add(row * args.stride);
-            let mut most = S::splat(f32::NEG_INFINITY);
+            // Four maxima, so that one need not wait for the other.
+            let mut most = [S::splat(f32::NEG_INFINITY); 4];
             let mut at = 0;
+            while at + 4 * S::LANES <= whole {
+                for (lane, most) in most.iter_mut().enumerate() {
+                    *most = S::max(*most, S::load(x.add(at + lane * S::LANES)));
+                }
+                at += 4 * S::LANES;
+            }
             while at < whole {
-                most = S::max(most, S::load(x.add(at)));
+                most[0] = S::max(most[0], S::load(x.add(at)));
                 at += S::LANES;
             }
+            let most = S::max(S::max(most[0], most[1]), S::max(most[2], most[3]));
             let mut peak = S::max_lane(most);
             for at in whole..n {
                 peak = peak.max(*x.add(at));

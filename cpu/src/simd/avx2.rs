@@ -101,6 +101,14 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         }
     }
     #[inline(always)]
+    unsafe fn fraction(a: Self::F) -> Self::F {
+        unsafe { _mm256_sub_ps(a, _mm256_floor_ps(a)) }
+    }
+    #[inline(always)]
+    unsafe fn scale2_floor(a: Self::F, n: Self::F) -> Self::F {
+        unsafe { Self::scale2(a, _mm256_max_ps(_mm256_floor_ps(n), _mm256_set1_ps(-126.0))) }
+    }
+    #[inline(always)]
     unsafe fn pair_bf16(a: Self::F, b: Self::F) -> Self::I {
         unsafe {
             let high = _mm256_set1_epi32(0xffff_0000_u32.cast_signed());
@@ -176,7 +184,8 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     unsafe fn store_bf16(p: *mut u16, v: Self::F) {
         unsafe {
             let rounded = _mm256_srli_epi32::<16>(rounded_bf16(v));
-            let (low, high) = (_mm256_castsi256_si128(rounded), _mm256_extracti128_si256::<1>(rounded));
+            let (low, high) =
+                (_mm256_castsi256_si128(rounded), _mm256_extracti128_si256::<1>(rounded));
             _mm_storeu_si128(p.cast(), _mm_packus_epi32(low, high));
         }
     }

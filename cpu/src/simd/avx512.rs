@@ -87,6 +87,14 @@ impl<const VNNI: bool, const BF16: bool> Simd for Avx512<VNNI, BF16> {
         unsafe { _mm512_scalef_ps(a, n) }
     }
     #[inline(always)]
+    unsafe fn fraction(a: Self::F) -> Self::F {
+        unsafe { _mm512_reduce_ps::<{ _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC }>(a) }
+    }
+    #[inline(always)]
+    unsafe fn scale2_floor(a: Self::F, n: Self::F) -> Self::F {
+        unsafe { _mm512_scalef_ps(a, n) }
+    }
+    #[inline(always)]
     unsafe fn pair_bf16(a: Self::F, b: Self::F) -> Self::I {
         unsafe {
             let high = _mm512_set1_epi32(0xffff_0000_u32.cast_signed());

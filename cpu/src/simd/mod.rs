@@ -53,6 +53,10 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// `a·2^n` for whole `n` in -126..=126.
     unsafe fn scale2(a: Self::F, n: Self::F) -> Self::F;
 
+    /// `a - floor(a)`.
+    unsafe fn fraction(a: Self::F) -> Self::F;
+    /// `a·2^floor(n)` for `n` in -126..=126; for smaller ones 0 or something tinier than 2^-125.
+    unsafe fn scale2_floor(a: Self::F, n: Self::F) -> Self::F;
     /// `a` as bf16 in the low halves of the lanes, `b` in the high ones, to nearest even.
     unsafe fn pair_bf16(a: Self::F, b: Self::F) -> Self::I;
     unsafe fn store_i(p: *mut i32, v: Self::I);

@@ -98,6 +98,14 @@ impl Simd for Neon {
         }
     }
     #[inline(always)]
+    unsafe fn fraction(a: Self::F) -> Self::F {
+        unsafe { vsubq_f32(a, vrndmq_f32(a)) }
+    }
+    #[inline(always)]
+    unsafe fn scale2_floor(a: Self::F, n: Self::F) -> Self::F {
+        unsafe { Self::scale2(a, vmaxq_f32(vrndmq_f32(n), vdupq_n_f32(-126.0))) }
+    }
+    #[inline(always)]
     unsafe fn pair_bf16(a: Self::F, b: Self::F) -> Self::I {
         unsafe {
             let low = vshrq_n_u32::<16>(rounded_bf16(a));

@@ -92,8 +92,20 @@ impl Simd for Scalar {
     }
     #[inline(always)]
     unsafe fn scale2(a: Self::F, n: Self::F) -> Self::F {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole, -126..=126")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "whole, -126..=126"
+        )]
         zip(a, n, |a, n| a * f32::from_bits(((n as i32 + 127) as u32) << 23))
+    }
+    #[inline(always)]
+    unsafe fn fraction(a: Self::F) -> Self::F {
+        a.map(|x| x - x.floor())
+    }
+    #[inline(always)]
+    unsafe fn scale2_floor(a: Self::F, n: Self::F) -> Self::F {
+        unsafe { Self::scale2(a, n.map(|n| n.floor().max(-126.0))) }
     }
     #[inline(always)]
     unsafe fn pair_bf16(a: Self::F, b: Self::F) -> Self::I {
@@ -146,7 +158,11 @@ impl Simd for Scalar {
     }
     #[inline(always)]
     unsafe fn store_u8(p: *mut u8, v: Self::F) {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "rounded, 0..=255")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "rounded, 0..=255"
+        )]
         let bytes = unsafe { Self::round(v) }.map(|x| x as u8);
         unsafe { p.cast::<[u8; 4]>().write_unaligned(bytes) };
     }

@@ -3,10 +3,10 @@
 use postsort_cpu::*;
 
 /// SplitMix64.
-pub struct Random(pub u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    pub fn bits(&mut self) -> u64 {
+    pub(crate) fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -14,23 +14,23 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    pub fn below(&mut self, end: usize) -> usize {
+    pub(crate) fn below(&mut self, end: usize) -> usize {
         (self.bits() % end as u64) as usize
     }
 
     /// About normal.
-    pub fn normal(&mut self) -> f32 {
+    pub(crate) fn normal(&mut self) -> f32 {
         let sum: f64 = (0..12).map(|_| (self.bits() >> 11) as f64 / (1_u64 << 53) as f64).sum();
         (sum - 6.0) as f32
     }
 
-    pub fn tensor(&mut self, shape: &[usize], mean: f32, deviation: f32) -> TensorView {
+    pub(crate) fn tensor(&mut self, shape: &[usize], mean: f32, deviation: f32) -> TensorView {
         let count = shape.iter().product();
         let values: Vec<f32> = (0..count).map(|_| mean + deviation * self.normal()).collect();
         TensorView::from_f32(shape, &values)
     }
 
-    pub fn linear(&mut self, outputs: usize, inputs: usize) -> Linear {
+    pub(crate) fn linear(&mut self, outputs: usize, inputs: usize) -> Linear {
         let deviation = 1.0 / (inputs as f32).sqrt();
         Linear {
             weight: self.tensor(&[outputs, inputs], 0.0, deviation),
@@ -38,7 +38,7 @@ impl Random {
         }
     }
 
-    pub fn norm(&mut self, width: usize) -> Norm {
+    pub(crate) fn norm(&mut self, width: usize) -> Norm {
         Norm {
             weight: self.tensor(&[width], 1.0, 0.1),
             bias: Some(self.tensor(&[width], 0.0, 0.1)),
@@ -48,22 +48,27 @@ impl Random {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub struct Shape {
-    pub vocabulary: usize,
-    pub positions: usize,
-    pub types: usize,
-    pub embedding: usize,
-    pub hidden: usize,
-    pub heads: usize,
-    pub intermediate: usize,
-    pub layers: usize,
-    pub labels: usize,
-    pub activation: Activation,
-    pub roberta: bool,
+pub(crate) struct Shape {
+    pub(crate) vocabulary: usize,
+    pub(crate) positions: usize,
+    pub(crate) types: usize,
+    pub(crate) embedding: usize,
+    pub(crate) hidden: usize,
+    pub(crate) heads: usize,
+    pub(crate) intermediate: usize,
+    pub(crate) layers: usize,
+    pub(crate) labels: usize,
+    pub(crate) activation: Activation,
+    pub(crate) roberta: bool,
 }
 
 impl Shape {
-    pub const fn bert(hidden: usize, heads: usize, intermediate: usize, layers: usize) -> Self {
+    pub(crate) const fn bert(
+        hidden: usize,
+        heads: usize,
+        intermediate: usize,
+        layers: usize,
+    ) -> Self {
         Self {
             vocabulary: 200,
             positions: 320,
@@ -79,7 +84,7 @@ impl Shape {
         }
     }
 
-    pub fn spec(&self, seed: u64) -> EncoderSpec {
+    pub(crate) fn spec(&self, seed: u64) -> EncoderSpec {
         let mut r = Random(seed);
         let (h, i) = (self.hidden, self.intermediate);
         let layer = |r: &mut Random| LayerSpec {
@@ -101,7 +106,8 @@ impl Shape {
                 } else {
                     Positions::FromZero
                 },
-                token_type: (self.types > 0).then(|| r.tensor(&[self.types, self.embedding], 0.0, 0.5)),
+                token_type: (self.types > 0)
+                    .then(|| r.tensor(&[self.types, self.embedding], 0.0, 0.5)),
                 norm: r.norm(self.embedding),
                 projection: (self.embedding != h).then(|| r.linear(h, self.embedding)),
             },
@@ -121,14 +127,14 @@ impl Shape {
 
 /// A batch that owns its parts.
 #[derive(Clone, Debug, Default)]
-pub struct Batch {
-    pub ids: Vec<u32>,
-    pub type_ids: Vec<u32>,
-    pub offsets: Vec<u32>,
+pub(crate) struct Batch {
+    pub(crate) ids: Vec<u32>,
+    pub(crate) type_ids: Vec<u32>,
+    pub(crate) offsets: Vec<u32>,
 }
 
 impl Batch {
-    pub fn random(shape: &Shape, lengths: &[usize], seed: u64) -> Self {
+    pub(crate) fn random(shape: &Shape, lengths: &[usize], seed: u64) -> Self {
         let mut r = Random(seed);
         let mut batch = Self { offsets: vec![0], ..Self::default() };
         for &length in lengths {
@@ -141,16 +147,16 @@ impl Batch {
         batch
     }
 
-    pub fn view(&self) -> TokenBatch<'_> {
+    pub(crate) fn view(&self) -> TokenBatch<'_> {
         TokenBatch { ids: &self.ids, type_ids: &self.type_ids, offsets: &self.offsets }
     }
 
-    pub fn sequences(&self) -> usize {
+    pub(crate) fn sequences(&self) -> usize {
         self.offsets.len() - 1
     }
 
     /// One of its sequences alone.
-    pub fn alone(&self, sequence: usize) -> Self {
+    pub(crate) fn alone(&self, sequence: usize) -> Self {
         let range = self.offsets[sequence] as usize..self.offsets[sequence + 1] as usize;
         Self {
             ids: self.ids[range.clone()].to_vec(),
@@ -160,7 +166,7 @@ impl Batch {
     }
 }
 
-pub fn run(engine: &Engine, batch: &Batch) -> Vec<f32> {
+pub(crate) fn run(engine: &Engine, batch: &Batch) -> Vec<f32> {
     let mut logits = vec![f32::NAN; batch.sequences() * engine.labels()];
     engine.forward(batch.view(), &mut logits).expect("runs");
     logits
@@ -220,11 +226,12 @@ fn erf(x: f64) -> f64 {
     (1.0 - tail) * x.signum()
 }
 
-pub fn activate(activation: Activation, x: f64) -> f64 {
+pub(crate) fn activate(activation: Activation, x: f64) -> f64 {
     match activation {
         Activation::Gelu => 0.5 * x * (1.0 + erf(x / 2_f64.sqrt())),
         Activation::GeluTanh => {
-            0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3))).tanh())
+            0.5 * x
+                * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3))).tanh())
         }
         Activation::Relu => x.max(0.0),
         Activation::Silu => x / (1.0 + (-x).exp()),
@@ -247,7 +254,8 @@ fn attention(spec: &EncoderSpec, q: &Rows, k: &Rows, v: &Rows) -> Rows {
     for head in 0..spec.heads {
         let part = head * size..(head + 1) * size;
         for query in 0..tokens {
-            let dot = |key: usize| -> f64 { part.clone().map(|at| q[query][at] * k[key][at]).sum() };
+            let dot =
+                |key: usize| -> f64 { part.clone().map(|at| q[query][at] * k[key][at]).sum() };
             let scores: Vec<f64> = (0..tokens).map(|key| dot(key) / (size as f64).sqrt()).collect();
             let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let shares: Vec<f64> = scores.iter().map(|score| (score - most).exp()).collect();
@@ -261,7 +269,7 @@ fn attention(spec: &EncoderSpec, q: &Rows, k: &Rows, v: &Rows) -> Rows {
 }
 
 /// Logits of one sequence.
-pub fn reference(spec: &EncoderSpec, ids: &[u32], type_ids: &[u32]) -> Vec<f64> {
+pub(crate) fn reference(spec: &EncoderSpec, ids: &[u32], type_ids: &[u32]) -> Vec<f64> {
     let own = &spec.embeddings;
     let width = own.word.shape[1];
     let word = values(&own.word);
@@ -293,7 +301,8 @@ pub fn reference(spec: &EncoderSpec, ids: &[u32], type_ids: &[u32]) -> Vec<f64> 
         x = linear(projection, &x);
     }
     for layer in &spec.layers {
-        let (q, k, v) = (linear(&layer.query, &x), linear(&layer.key, &x), linear(&layer.value, &x));
+        let (q, k, v) =
+            (linear(&layer.query, &x), linear(&layer.key, &x), linear(&layer.value, &x));
         let mixed = linear(&layer.attention_output, &attention(spec, &q, &k, &v));
         x = norm(&layer.attention_norm, &add(&x, &mixed));
         let mut wide = linear(&layer.up, &x);
