@@ -3,8 +3,30 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::cpu::Agreement;
 use crate::error::ModelError;
 use crate::tokenize::Encoding;
+
+/// Which engine computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EngineKind {
+    /// The fastest one that knows the architecture on the device.
+    #[default]
+    Auto,
+    /// The reference: candle, in f32.
+    Candle,
+}
+
+impl FromStr for EngineKind {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "candle" => Ok(Self::Candle),
+            _ => Err(format!("`{text}` is none of auto, candle")),
+        }
+    }
+}
 
 /// Computes logits. An answer never depends on what else is in the batch.
 pub trait Engine: Send + Sync + fmt::Debug {
@@ -26,6 +48,16 @@ pub trait Engine: Send + Sync + fmt::Debug {
 
     /// Bytes of weights in the device's memory.
     fn resident_bytes(&self) -> u64;
+
+    /// The instruction set that its products use, where it chooses one.
+    fn kernels(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// How far its answers are from f32, where it computes in less.
+    fn agreement(&self) -> Option<Agreement> {
+        None
+    }
 }
 
 /// Precision of the matrix products.

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::config::{Architecture, ModelConfig};
-use crate::engine::Precision;
 use crate::error::ModelError;
 use crate::labels::Labels;
 use crate::manifest::Manifest;
@@ -168,10 +167,21 @@ impl ModelFolder {
         self.weights.bytes()
     }
 
-    /// Bytes that the loaded model will take. Every engine of today holds f32.
-    #[must_use]
-    pub fn resident_bytes_estimate(&self, _precision: Precision) -> u64 {
-        self.weights.elements() * 4 + self.config.derived_bytes()
+    /// Bytes and numbers of the embedding tables, which lie in memory as in the file.
+    pub(crate) fn table_size(&self) -> (u64, u64) {
+        let mut size = (0, 0);
+        for table in ["word_embeddings", "position_embeddings", "token_type_embeddings"] {
+            let name = format!("embeddings.{table}.weight");
+            let full = format!("{}{name}", self.config.architecture.prefix());
+            for name in [full, name] {
+                if let Some(shape) = self.weights.shape(&name) {
+                    size.0 += self.weights.tensor_bytes(&name).unwrap_or(0);
+                    size.1 += shape.iter().product::<usize>() as u64;
+                    break;
+                }
+            }
+        }
+        size
     }
 }
 

@@ -7,6 +7,7 @@
 mod bounded;
 mod candle;
 mod config;
+mod cpu;
 mod device;
 mod engine;
 mod error;
@@ -21,11 +22,13 @@ mod tokenize;
 mod weights;
 
 pub use config::{Activation, Architecture, ModelConfig};
+pub use cpu::Agreement;
 pub use device::DeviceKind;
-pub use engine::{Engine, Precision};
+pub use engine::{Engine, EngineKind, Precision};
 pub use error::ModelError;
 pub use folder::{Found, ModelFolder, discover};
 pub use labels::{LabelScore, Labels, Problem, ScoreFunction, aggregate};
 pub use manifest::{Aggregation, LongText, Manifest};
 pub use model::{LoadOptions, Model};
+pub use postsort_cpu::{ComputePool, KernelLevel, KernelReport, kernels};
 pub use tokenize::{Encoded, Encoding, TextTokenizer};

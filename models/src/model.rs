@@ -1,20 +1,80 @@
 //! A loaded model.
 
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+
+use postsort_cpu::ComputePool;
+
 use crate::candle::CandleEngine;
+use crate::cpu::{self, Agreement, CpuEngine};
 use crate::device::DeviceKind;
-use crate::engine::{Engine, Precision};
+use crate::engine::{Engine, EngineKind, Precision};
 use crate::error::ModelError;
 use crate::folder::ModelFolder;
 use crate::labels::Labels;
 use crate::tokenize::{Encoding, TextTokenizer};
 
 /// How to load.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct LoadOptions {
     /// Precision, unless the manifest forces one.
     pub precision: Precision,
     /// Where to compute.
     pub device: DeviceKind,
+    /// What to compute with.
+    pub engine: EngineKind,
+    /// The threads that all models share; without them, those of the process, as many as the
+    /// control group and the affinity mask give.
+    pub pool: Option<Arc<ComputePool>>,
+    /// Where measured calibrations are kept, so that a model is measured once; beside its folder,
+    /// which is only read.
+    pub calibration_dir: Option<PathBuf>,
+}
+
+impl LoadOptions {
+    fn pool(&self) -> Result<Arc<ComputePool>, ModelError> {
+        static POOL: OnceLock<Arc<ComputePool>> = OnceLock::new();
+        if let Some(pool) = self.pool.as_ref().or_else(|| POOL.get()) {
+            return Ok(Arc::clone(pool));
+        }
+        let pool = ComputePool::new(0)?;
+        Ok(Arc::clone(POOL.get_or_init(|| pool)))
+    }
+
+    /// Whether `folder` runs on the fast engine.
+    fn is_fast(&self, folder: &ModelFolder) -> bool {
+        let on_cpu = match self.device {
+            DeviceKind::Cpu => true,
+            DeviceKind::Auto => !candle_core::utils::cuda_is_available(),
+            DeviceKind::Cuda(_) => false,
+        };
+        on_cpu && self.engine == EngineKind::Auto && cpu::knows(folder.config())
+    }
+
+    fn precision(&self, folder: &ModelFolder) -> Precision {
+        folder.manifest().precision.unwrap_or(self.precision)
+    }
+
+    /// Bytes that `folder` takes at most, while it is loaded and after: what is reserved before a
+    /// byte of the weights is read.
+    #[must_use]
+    pub fn resident_bytes_estimate(&self, folder: &ModelFolder) -> u64 {
+        if !self.is_fast(folder) {
+            return folder.weights.elements() * 4 + folder.config().derived_bytes();
+        }
+        let wanted = self.precision(folder);
+        let dir = self.calibration_dir.as_deref();
+        let element_bytes = match CpuEngine::known_precision(folder, wanted, dir) {
+            Some(Precision::Int8) => 1,
+            Some(Precision::Bf16) => 2,
+            // Before another precision can be used the model is measured in f32.
+            _ => 4,
+        };
+        let (table_bytes, table_elements) = folder.table_size();
+        let dense = folder.weights.elements().saturating_sub(table_elements);
+        // Biases, scales and padding are within a twentieth of the products.
+        table_bytes + dense * element_bytes * 21 / 20 + (1 << 20)
+    }
 }
 
 /// A tokenizer and an engine.
@@ -46,13 +106,38 @@ impl Model {
         if id_max as usize >= vocabulary {
             return Err(ModelError::TokenOutOfRange { id: id_max, vocabulary });
         }
-        let precision = folder.manifest().precision.unwrap_or(options.precision);
+        let precision = options.precision(folder);
+        if options.is_fast(folder) {
+            let pool = options.pool()?;
+            let dir = options.calibration_dir.as_deref();
+            let site = cpu::Site { precision, pool: &pool, cache_dir: dir };
+            if let Some(engine) = CpuEngine::load(folder, &tokenizer, &site)? {
+                let engine = Box::new(engine);
+                return Ok(Self { folder: folder.clone(), tokenizer, engine });
+            }
+        }
         if matches!(precision, Precision::Bf16 | Precision::Int8) {
             let (precision, device) = (precision.to_string(), options.device.to_string());
             return Err(ModelError::Precision { precision, device });
         }
         let engine = Box::new(CandleEngine::load(folder, options.device)?);
         Ok(Self { folder: folder.clone(), tokenizer, engine })
+    }
+
+    /// Measures the folder's model on the built-in mails and keeps the result in the folder, so
+    /// that loading it need not measure; how far each precision is from f32. Empty where only f32
+    /// is to be had.
+    ///
+    /// # Errors
+    /// As [`Self::load`], and a folder that cannot be written.
+    pub fn calibrate(
+        folder: &ModelFolder,
+        options: &LoadOptions,
+    ) -> Result<Vec<Agreement>, ModelError> {
+        if !options.is_fast(folder) {
+            return Ok(Vec::new());
+        }
+        CpuEngine::calibrate(folder, &TextTokenizer::open(folder)?, &options.pool()?)
     }
 
     /// What is known of the model without its weights.

@@ -85,18 +85,7 @@ impl<'a> TensorReader<'a> {
 
     /// The tensor `name`, with the architecture's prefix or without it, row-major.
     pub(crate) fn read(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
-        let full = format!("{}{name}", self.prefix);
-        let candidates =
-            [Some(full.clone()), Some(name.to_owned()), old_norm_name(&full), old_norm_name(name)];
-        let known = candidates.into_iter().flatten().find_map(|name| {
-            let found = self.files.shape(&name)?;
-            Some((name, found))
-        });
-        let (tensor, found) = known.ok_or(ModelError::MissingTensor { tensor: full })?;
-        if found != shape {
-            let (expected, found) = (shape.to_vec(), found.to_vec());
-            return Err(ModelError::Shape { tensor, expected, found });
-        }
+        let tensor = resolve(self.files, self.prefix, name, shape)?;
         let values = self.files.read(&tensor)?;
         self.bytes_read += size_of_val(values.as_slice()) as u64;
         Ok(values)
@@ -119,6 +108,30 @@ impl<'a> TensorReader<'a> {
     /// `[rows, size]`.
     pub(crate) fn table(&mut self, spec: &TableSpec) -> Result<Vec<f32>, ModelError> {
         self.read(&format!("{}.weight", spec.name), &[spec.rows, spec.size])
+    }
+}
+
+/// What the checkpoint calls the tensor `name`, which must be of `shape`: with the architecture's
+/// prefix or without it.
+pub(crate) fn resolve(
+    files: &WeightFiles,
+    prefix: &str,
+    name: &str,
+    shape: &[usize],
+) -> Result<String, ModelError> {
+    let full = format!("{prefix}{name}");
+    let candidates =
+        [Some(full.clone()), Some(name.to_owned()), old_norm_name(&full), old_norm_name(name)];
+    let known = candidates.into_iter().flatten().find_map(|name| {
+        let found = files.shape(&name)?;
+        Some((name, found))
+    });
+    let (tensor, found) = known.ok_or(ModelError::MissingTensor { tensor: full })?;
+    if found == shape {
+        Ok(tensor)
+    } else {
+        let (expected, found) = (shape.to_vec(), found.to_vec());
+        Err(ModelError::Shape { tensor, expected, found })
     }
 }
 

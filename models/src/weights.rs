@@ -6,6 +6,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
+use postsort_cpu::{Owner, TensorView, map_file};
 use safetensors::tensor::{Dtype, Metadata};
 use serde_json::Value;
 
@@ -106,6 +107,19 @@ impl WeightFiles {
         self.elements
     }
 
+    /// The files mapped into memory, for engines that read tensors where they lie.
+    pub(crate) fn map(&self) -> Result<MappedWeights<'_>, ModelError> {
+        let map = |path: &PathBuf| map_file(path).map_err(|error| ModelError::io(path, error));
+        let owners = self.files.iter().map(map).collect::<Result<_, _>>()?;
+        Ok(MappedWeights { files: self, owners })
+    }
+
+    /// Bytes on disk of the tensor `name`.
+    pub(crate) fn tensor_bytes(&self, name: &str) -> Option<u64> {
+        let place = self.tensors.get(name)?;
+        Some(place.elements as u64 * place.dtype.bitsize() as u64 / 8)
+    }
+
     /// A tensor's values in f32. No more than [`CHUNK_BYTES`] beside them are in memory.
     pub(crate) fn read(&self, name: &str) -> Result<Vec<f32>, ModelError> {
         let place = self.tensors.get(name);
@@ -118,10 +132,7 @@ impl WeightFiles {
             Dtype::BF16 => |bytes, values| {
                 values.extend(chunks(bytes).map(|two| bf16::from_le_bytes(two).to_f32()));
             },
-            dtype => {
-                let (tensor, dtype) = (name.to_owned(), format!("{dtype:?}"));
-                return Err(ModelError::Dtype { tensor, dtype });
-            }
+            dtype => return Err(unsupported(name, dtype)),
         };
         let path = &self.files[place.file];
         let io = |error: std::io::Error| ModelError::io(path, error);
@@ -138,6 +149,35 @@ impl WeightFiles {
         }
         Ok(values)
     }
+}
+
+/// Weights in the page cache.
+#[derive(Clone)]
+pub(crate) struct MappedWeights<'a> {
+    files: &'a WeightFiles,
+    owners: Vec<Owner>,
+}
+
+impl MappedWeights<'_> {
+    /// The tensor `name` where it lies. Keeps its file mapped, and no other.
+    pub(crate) fn view(&self, name: &str) -> Result<TensorView, ModelError> {
+        let place = self.files.tensors.get(name);
+        let place = place.ok_or_else(|| ModelError::MissingTensor { tensor: name.to_owned() })?;
+        let dtype = match place.dtype {
+            Dtype::F32 => postsort_cpu::Dtype::F32,
+            Dtype::F16 => postsort_cpu::Dtype::F16,
+            Dtype::BF16 => postsort_cpu::Dtype::Bf16,
+            dtype => return Err(unsupported(name, dtype)),
+        };
+        let start = usize::try_from(place.start).unwrap_or(usize::MAX);
+        let end = start.saturating_add(place.elements.saturating_mul(dtype.bytes()));
+        let owner = Owner::clone(&self.owners[place.file]);
+        Ok(TensorView { shape: place.shape.clone(), dtype, owner, range: start..end })
+    }
+}
+
+fn unsupported(tensor: &str, dtype: Dtype) -> ModelError {
+    ModelError::Dtype { tensor: tensor.to_owned(), dtype: format!("{dtype:?}") }
 }
 
 fn chunks<const SIZE: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; SIZE]> + '_ {

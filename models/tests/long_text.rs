@@ -14,8 +14,9 @@ fn fixture(name: &str) -> PathBuf {
 
 fn load(path: &Path) -> Model {
     let folder = ModelFolder::open(path).expect("opens");
-    Model::load(&folder, &LoadOptions { precision: Precision::F32, device: DeviceKind::Cpu })
-        .expect("loads")
+    let (precision, device) = (Precision::F32, DeviceKind::Cpu);
+    let options = LoadOptions { precision, device, ..LoadOptions::default() };
+    Model::load(&folder, &options).expect("loads")
 }
 
 /// Ids of all of a text, without special tokens.

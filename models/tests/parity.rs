@@ -5,7 +5,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use postsort_models::{DeviceKind, LoadOptions, LongText, Model, ModelFolder, Precision};
+use postsort_models::{
+    DeviceKind, EngineKind, LoadOptions, LongText, Model, ModelFolder, Precision,
+};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::Deserialize;
@@ -24,10 +26,24 @@ fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
-fn load(path: &Path) -> Model {
+fn load_on(path: &Path, engine: EngineKind) -> Model {
     let folder = ModelFolder::open(path).expect("opens");
-    let options = LoadOptions { precision: Precision::F32, device: DeviceKind::Cpu };
+    let (precision, device) = (Precision::F32, DeviceKind::Cpu);
+    let options = LoadOptions { precision, device, engine, ..LoadOptions::default() };
     Model::load(&folder, &options).expect("loads")
+}
+
+fn load(path: &Path) -> Model {
+    load_on(path, EngineKind::Auto)
+}
+
+/// The engine that serves and the reference, each against `transformers`.
+fn compare_engines(path: &Path, name: &str) {
+    let served = load(path);
+    compare(&served, name);
+    if served.engine().name() != "candle" {
+        compare(&load_on(path, EngineKind::Candle), name);
+    }
 }
 
 fn compare(model: &Model, name: &str) {
@@ -60,14 +76,14 @@ fn compare(model: &Model, name: &str) {
             case.logits
         );
     }
-    println!("| {name} | {} | {worst:.1e} |", expected.len());
+    println!("| {name} | {} | {} | {worst:.1e} |", model.engine().name(), expected.len());
 }
 
 macro_rules! parity {
     ($($test:ident: $name:literal;)*) => {$(
         #[test]
         fn $test() {
-            compare(&load(&fixture($name)), $name);
+            compare_engines(&fixture($name), $name);
         }
     )*};
 }
@@ -113,7 +129,7 @@ fn compare_large(name: &str) {
     safetensors::serialize_to_file(views, None, &dir.path().join("model.safetensors"))
         .expect("writes");
     drop(data);
-    compare(&load(dir.path()), name);
+    compare_engines(dir.path(), name);
 }
 
 /// splitmix64 of the name's FNV-1a hash and the index; 24 bits of it, so that f32 is exact.
@@ -189,7 +205,7 @@ fn names_need_no_prefix() {
         assert!(tensors.names().iter().any(|name| name.starts_with(prefix)), "{name}");
         safetensors::serialize_to_file(stripped, None, &dir.path().join("model.safetensors"))
             .expect("writes");
-        compare(&load(dir.path()), name);
+        compare_engines(dir.path(), name);
     }
 }
 

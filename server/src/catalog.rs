@@ -187,7 +187,7 @@ impl Source for Folders {
 
     fn estimate_bytes(&self, name: &str) -> Result<u64, String> {
         let (_, folder) = self.folder(name)?;
-        Ok(folder.resident_bytes_estimate(self.options.precision))
+        Ok(self.options.resident_bytes_estimate(folder))
     }
 
     fn load(&self, name: &str) -> Result<(Served, u64), String> {
@@ -204,6 +204,7 @@ impl Source for Folders {
             revision = folder.revision(),
             engine = model.engine().name(),
             precision = %model.engine().precision(),
+            kernels = model.engine().kernels(),
             resident_bytes = bytes,
             load_ms = took.as_millis(),
             "loaded"

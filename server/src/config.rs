@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use postsort_models::{DeviceKind, Precision};
+use postsort_models::{ComputePool, DeviceKind, LoadOptions, Precision};
 use serde::Deserialize;
 
 use crate::error::Error;
@@ -39,6 +39,9 @@ pub struct Options {
     /// Compute threads [default: the CPUs that the control group and the affinity mask give]
     #[arg(long, env = "POSTSORT_THREADS", value_name = "N")]
     pub threads: Option<usize>,
+    /// Folder for what is measured of models once; empty for none [default: the user's cache folder]
+    #[arg(long, env = "POSTSORT_CACHE_DIR", value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
     /// Model that answers where a request names none [default: the only model, or `spam`]
     #[arg(long, env = "POSTSORT_DEFAULT_MODEL", value_name = "MODEL")]
     pub default_model: Option<String>,
@@ -87,6 +90,8 @@ pub struct Config {
     pub device: DeviceKind,
     /// Compute threads.
     pub threads: usize,
+    /// Where calibrations are kept.
+    pub cache_dir: Option<PathBuf>,
     /// Answers where a request names none.
     pub default_model: Option<String>,
     /// Limits of one request.
@@ -144,6 +149,7 @@ impl Options {
             precision: self.precision.or(other.precision),
             device: self.device.or(other.device),
             threads: self.threads.or(other.threads),
+            cache_dir: self.cache_dir.or(other.cache_dir),
             default_model: self.default_model.or(other.default_model),
             body_bytes_max: self.body_bytes_max.or(other.body_bytes_max),
             text_bytes_max: self.text_bytes_max.or(other.text_bytes_max),
@@ -188,6 +194,7 @@ impl Options {
             precision: parse("precision", self.precision.as_deref(), "auto")?,
             device: parse("device", self.device.as_deref(), "auto")?,
             threads: at_least_one("threads", self.threads, cpus())?,
+            cache_dir: self.cache_dir.or_else(user_cache_dir).filter(|dir| dir != Path::new("")),
             default_model: self.default_model,
             queued_jobs_max: at_least_one("queued_jobs_max", self.queued_jobs_max, 1024)?,
             batch_tokens_max: at_least_one("batch_tokens_max", self.batch_tokens_max, 2048)?,
@@ -195,6 +202,32 @@ impl Options {
             limits,
         })
     }
+}
+
+impl Config {
+    /// How models are loaded: with one pool of compute threads for all of them.
+    ///
+    /// # Errors
+    /// The system has no threads to give.
+    pub fn load_options(&self) -> Result<LoadOptions, Error> {
+        let pool =
+            ComputePool::new(self.threads).map_err(|e| Error::setup("compute threads", e))?;
+        Ok(LoadOptions {
+            precision: self.precision,
+            device: self.device,
+            pool: Some(pool),
+            calibration_dir: self.cache_dir.clone(),
+            ..LoadOptions::default()
+        })
+    }
+}
+
+/// By the XDG base directory specification.
+fn user_cache_dir() -> Option<PathBuf> {
+    let variable = |name| std::env::var_os(name).map(PathBuf::from).filter(|dir| dir.is_absolute());
+    let base =
+        variable("XDG_CACHE_HOME").or_else(|| variable("HOME").map(|home| home.join(".cache")))?;
+    Some(base.join("postsort"))
 }
 
 /// CPUs that the control group's quota and the affinity mask really give.

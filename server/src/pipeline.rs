@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use postsort_cache::{Claim, Digest, Digester, Lead, Lease, ResultCache, ResultStats, Weigh};
-use postsort_models::{Encoded, LoadOptions, LongText, TextTokenizer, aggregate};
+use postsort_models::{Encoded, LongText, TextTokenizer, aggregate};
 use tokio::sync::oneshot;
 
 use crate::catalog::{Catalog, Entry, LeasedModel, Served};
@@ -107,10 +107,9 @@ impl Pipeline {
     /// See [`Catalog::open`].
     pub fn new(config: &Config) -> Result<Self, Error> {
         let metrics = Arc::new(Metrics::new()?);
-        let options = LoadOptions { precision: config.precision, device: config.device };
         let catalog = Catalog::open(
             &config.models_dir,
-            options,
+            config.load_options()?,
             config.memory_bytes_max,
             config.default_model.clone(),
             &metrics,

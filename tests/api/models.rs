@@ -42,7 +42,7 @@ fn the_budget_holds() {
     let dir = models_dir(&["bert", "distilbert", "electra"]);
     let bytes = |name: &str| {
         let folder = postsort_models::ModelFolder::open(&dir.path().join(name)).expect("opens");
-        folder.resident_bytes_estimate(postsort_models::Precision::Auto)
+        postsort_models::LoadOptions::default().resident_bytes_estimate(&folder)
     };
     let budget = bytes("bert") + bytes("distilbert") + 100;
     let mut settings = options(dir.path());

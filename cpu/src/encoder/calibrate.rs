@@ -50,6 +50,24 @@ impl ChannelMaxima {
         }
     }
 
+    /// All of them one after another, to be kept: `[layers, 3, hidden]`.
+    #[must_use]
+    pub fn to_values(&self) -> Vec<f32> {
+        self.layers.iter().flatten().flatten().copied().collect()
+    }
+
+    /// From what [`Self::to_values`] gave; `None` if they are not as many as the sizes say.
+    #[must_use]
+    pub fn from_values(layers: usize, hidden: usize, values: &[f32]) -> Option<Self> {
+        let count = layers.checked_mul(3)?.checked_mul(hidden)?;
+        if hidden == 0 || values.len() != count {
+            return None;
+        }
+        let mut places = values.chunks_exact(hidden).map(<[f32]>::to_vec);
+        let mut next = || places.next().unwrap_or_default();
+        Some(Self { layers: (0..layers).map(|_| [next(), next(), next()]).collect() })
+    }
+
     /// Whether they are of a model of these sizes.
     pub(super) fn fit(&self, layers: usize, hidden: usize) -> bool {
         self.layers.len() == layers

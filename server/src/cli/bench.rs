@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use postsort_models::{Encoding, LoadOptions, Model, ModelFolder};
+use postsort_models::{Encoding, Model, ModelFolder};
 use serde_json::{Value, json};
 
 use super::{Settings, print};
@@ -34,8 +34,7 @@ impl Bench {
     pub(super) fn run(self) -> Result<(), Error> {
         let config = self.settings.resolve()?;
         let folder = named_folder(&config.models_dir, self.model.as_deref())?;
-        let options = LoadOptions { precision: config.precision, device: config.device };
-        let model = Model::load(&folder, &options)
+        let model = Model::load(&folder, &config.load_options()?)
             .map_err(|e| Error::setup(folder.name().to_owned(), e))?;
         let mut shapes = Vec::new();
         for &tokens in &self.tokens {
@@ -50,6 +49,7 @@ impl Bench {
                     "model": folder.name(),
                     "engine": engine.name(),
                     "precision": engine.precision(),
+                    "kernels": engine.kernels(),
                     "threads": config.threads,
                     "shapes": shapes,
                 })

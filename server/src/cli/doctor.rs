@@ -16,15 +16,21 @@ impl Doctor {
         let config = self.settings.resolve()?;
         let memory = MemoryReading::take();
         let mib = |bytes: u64| format!("{} MiB", bytes >> 20);
+        let kernels = postsort_models::kernels();
+        let options = config.load_options()?;
         let mut lines = vec![
             format!("postsort      {}", env!("CARGO_PKG_VERSION")),
-            format!("CPU features  {}", cpu_features().join(" ")),
+            format!("CPU features  {}", kernels.cpu_features.join(" ")),
+            format!(
+                "kernels       {}: f32 {}, bf16 {}, int8 {}",
+                kernels.level, kernels.f32, kernels.bf16, kernels.int8
+            ),
             format!(
                 "CPUs          {} given to this process; {} compute threads",
                 cpus(),
                 config.threads
             ),
-            format!("engine        candle, f32, device {}", config.device),
+            format!("precision     {}, device {}", config.precision, config.device),
             format!(
                 "memory        {} in all, {} in use; budget for models {}",
                 mib(memory.total_bytes),
@@ -34,13 +40,16 @@ impl Doctor {
             format!("result cache  up to {}", mib(config.result_cache_bytes_max)),
             format!("models        {}", config.models_dir.display()),
         ];
+        if let Some(warning) = &kernels.warning {
+            lines.push(format!("WRONG kernels {warning}"));
+        }
         let found = postsort_models::discover(&config.models_dir)
             .map_err(|e| Error::setup(config.models_dir.display().to_string(), e))?;
-        let mut broken = 0;
+        let mut broken = usize::from(kernels.warning.is_some());
         for found in &found {
             lines.push(match &found.folder {
                 Ok(folder) => {
-                    let estimate = folder.resident_bytes_estimate(config.precision);
+                    let estimate = options.resident_bytes_estimate(folder);
                     let fits = if estimate > config.memory_bytes_max {
                         ", LARGER THAN THE BUDGET"
                     } else {
@@ -68,23 +77,7 @@ impl Doctor {
         print(&lines.join("\n"))?;
         match broken {
             0 => Ok(()),
-            count => Err(Error::setup("doctor", format!("{count} unusable model folder(s)"))),
+            count => Err(Error::setup("doctor", format!("{count} thing(s) wrong, see above"))),
         }
     }
-}
-
-fn cpu_features() -> Vec<&'static str> {
-    #[cfg(target_arch = "x86_64")]
-    let all = [
-        ("avx2", std::arch::is_x86_feature_detected!("avx2")),
-        ("fma", std::arch::is_x86_feature_detected!("fma")),
-        ("avx512f", std::arch::is_x86_feature_detected!("avx512f")),
-        ("avx512vnni", std::arch::is_x86_feature_detected!("avx512vnni")),
-        ("avx512bf16", std::arch::is_x86_feature_detected!("avx512bf16")),
-    ];
-    #[cfg(target_arch = "aarch64")]
-    let all = [("neon", std::arch::is_aarch64_feature_detected!("neon"))];
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    let all: [(&'static str, bool); 0] = [];
-    all.into_iter().filter_map(|(name, there)| there.then_some(name)).collect()
 }

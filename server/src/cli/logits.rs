@@ -3,7 +3,9 @@
 use std::io::BufRead;
 use std::path::PathBuf;
 
-use postsort_models::{DeviceKind, LoadOptions, LongText, Model, ModelFolder, Precision};
+use postsort_models::{
+    ComputePool, DeviceKind, EngineKind, LoadOptions, LongText, Model, ModelFolder, Precision,
+};
 use serde::Deserialize;
 
 use super::{print, use_threads};
@@ -21,6 +23,9 @@ pub(super) struct Logits {
     /// Device: auto, cpu, cuda:N
     #[arg(long, default_value = "auto")]
     device: DeviceKind,
+    /// Engine: auto, candle
+    #[arg(long, default_value = "auto")]
+    engine: EngineKind,
     /// Compute threads
     #[arg(long)]
     threads: Option<usize>,
@@ -33,10 +38,18 @@ struct Line {
 
 impl Logits {
     pub(super) fn run(self) -> Result<(), Error> {
-        use_threads(self.threads.unwrap_or_else(cpus));
         let describe = || self.model_dir.display().to_string();
         let folder = ModelFolder::open(&self.model_dir).map_err(|e| Error::setup(describe(), e))?;
-        let options = LoadOptions { precision: self.precision, device: self.device };
+        let threads = self.threads.unwrap_or_else(cpus);
+        use_threads(threads);
+        let pool = ComputePool::new(threads).map_err(|e| Error::setup("compute threads", e))?;
+        let options = LoadOptions {
+            precision: self.precision,
+            device: self.device,
+            engine: self.engine,
+            pool: Some(pool),
+            calibration_dir: None,
+        };
         let model = Model::load(&folder, &options).map_err(|e| Error::setup(describe(), e))?;
         for (number, line) in (1..).zip(std::io::stdin().lock().lines()) {
             let fails = |reason: String| Error::setup(format!("line {number}"), reason);

@@ -1,6 +1,7 @@
 //! The command line: one file a command.
 
 mod bench;
+mod calibrate;
 mod classify;
 mod doctor;
 mod extract;
@@ -36,6 +37,8 @@ enum Command {
     Preload(models::Preload),
     /// Measure the engine alone: no HTTP, exactly so many tokens
     Bench(bench::Bench),
+    /// Measure how far int8 and bf16 are from f32, so that loading the model need not
+    Calibrate(calibrate::Calibrate),
     /// Logits of JSON lines, for comparing with other engines
     Logits(logits::Logits),
     /// The text that a model would read of a mail
@@ -82,6 +85,7 @@ impl Cli {
             Some(Command::Models(command)) => command.run(),
             Some(Command::Preload(command)) => command.run(),
             Some(Command::Bench(command)) => command.run(),
+            Some(Command::Calibrate(command)) => command.run(),
             Some(Command::Logits(command)) => command.run(),
             Some(Command::Extract(command)) => command.run(),
             Some(Command::Doctor(command)) => command.run(),

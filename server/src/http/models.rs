@@ -70,6 +70,11 @@ pub(super) struct EngineInfo {
     #[schema(value_type = String)]
     precision: postsort_models::Precision,
     device: String,
+    /// The instruction set of the products.
+    kernels: Option<&'static str>,
+    /// How far answers are from those in f32, where it computes in less.
+    #[schema(value_type = Option<Object>)]
+    agreement: Option<postsort_models::Agreement>,
 }
 
 impl ModelInfo {
@@ -96,6 +101,8 @@ impl ModelInfo {
                 engine: engine.name(),
                 precision: engine.precision(),
                 device: engine.device(),
+                kernels: engine.kernels(),
+                agreement: engine.agreement(),
             }
         });
         Self {
