@@ -1,19 +1,26 @@
 //! Dense layers packed for the tiles: panels of columns, and what the epilogue needs.
 
 use crate::error::CpuError;
-use crate::kernels::{Coding, Epilogue, Function, Kernels, Tile};
+use crate::kernels::{Coding, Epilogue, Function, Kernels, OutlierArgs, Tile};
 use crate::slab::{ALIGN, Slab};
 use crate::spec::{Linear, Precision, read_f32};
 
 /// What is known of a product's input when its weights are packed.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Input<'a> {
-    /// Nothing.
-    Any,
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Input<'a> {
     /// No value is below `-low`.
-    Above { low: f32 },
-    /// Coded after each element was multiplied by its factor.
-    Scaled { factors: &'a [f32] },
+    pub(crate) low: Option<f32>,
+    /// How its elements differ, if that was measured.
+    pub(crate) channels: Option<&'a Channels>,
+}
+
+/// How the elements of an 8-bit product's input are told apart.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Channels {
+    /// Each element is multiplied by its factor before it is coded.
+    pub(crate) factors: Vec<f32>,
+    /// Elements that are not coded: their part of the product is computed in f32.
+    pub(crate) outliers: Vec<u32>,
 }
 
 /// A dense layer's packed weights. Pointers are into the slab that it was packed into, which
@@ -24,8 +31,12 @@ pub(crate) struct PackedLinear {
     pub(crate) inputs: usize,
     /// How rows are coded for this product; f32 rows are used as they are.
     pub(crate) coding: Option<Coding>,
-    /// Factor of each input, or null.
+    /// Factor of each input, or null; 0 for outliers.
     pub(crate) factors: *const f32,
+    /// Inputs that are multiplied in f32.
+    outliers: Vec<u32>,
+    /// `[outliers][columns]`.
+    outlier_weights: *const f32,
     /// Outputs, padded to whole vectors.
     columns: usize,
     /// Inputs over the group's size.
@@ -50,6 +61,9 @@ const fn group(precision: Precision) -> usize {
     }
 }
 
+/// Most outliers of a product: beyond, f32 costs more than it saves.
+pub(crate) const OUTLIERS_MAX: usize = 8;
+
 /// Bytes that [`PackedLinear::new`] takes from the slab, at most.
 pub(crate) fn packed_bytes(
     k: &Kernels,
@@ -59,8 +73,12 @@ pub(crate) fn packed_bytes(
 ) -> usize {
     let columns = outputs.next_multiple_of(k.lanes);
     let steps = inputs.div_ceil(group(precision));
-    // Panels, then bias, first and scales of each column, then factors.
-    columns * steps * 4 + columns * 12 + inputs.next_multiple_of(k.lanes) * 4 + 5 * ALIGN
+    // Panels; bias, first, scales and outliers' weights of each column; factors.
+    let outliers = if precision == Precision::Int8 { OUTLIERS_MAX } else { 0 };
+    columns * steps * 4
+        + columns * (12 + 4 * outliers)
+        + inputs.next_multiple_of(k.lanes) * 4
+        + 6 * ALIGN
 }
 
 impl PackedLinear {
@@ -92,29 +110,41 @@ impl PackedLinear {
             read_f32(values.dtype, bytes, &mut biases[..outputs]);
             biases.iter_mut().for_each(|bias| *bias *= factor);
         }
-        let (mut factors, mut input_factors) = (std::ptr::null_mut(), None);
-        let coding = match (precision, input) {
-            (Precision::F32, _) => None,
-            (Precision::Bf16, _) => Some(Coding::Bf16),
-            (Precision::Int8, Input::Any) => Some(Coding::Int8),
-            (Precision::Int8, Input::Above { low }) => Some(Coding::Int8Above { low }),
-            (Precision::Int8, Input::Scaled { factors: values }) => {
-                factors = slab.take(inputs.next_multiple_of(k.lanes) * 4)?.cast::<f32>();
-                for (at, &value) in values.iter().enumerate().take(inputs) {
-                    // SAFETY: at < inputs, for which `take` gave room.
-                    unsafe { *factors.add(at) = value };
-                }
-                input_factors = Some(values);
-                Some(Coding::Int8)
+        let coding = match precision {
+            Precision::F32 => None,
+            Precision::Bf16 => Some(Coding::Bf16),
+            Precision::Int8 => {
+                Some(input.low.map_or(Coding::Int8, |low| Coding::Int8Above { low }))
             }
         };
+        let channels = input.channels.filter(|_| precision == Precision::Int8);
+        let factors = match channels {
+            Some(channels) => {
+                let factors = slab.take(inputs.next_multiple_of(k.lanes) * 4)?.cast::<f32>();
+                // SAFETY: `take` gave room for `inputs` that nobody else has.
+                let values = unsafe { std::slice::from_raw_parts_mut(factors, inputs) };
+                values.copy_from_slice(&channels.factors);
+                channels.outliers.iter().for_each(|&outlier| values[outlier as usize] = 0.0);
+                factors
+            }
+            None => std::ptr::null_mut(),
+        };
+        let outliers = channels.map(|channels| channels.outliers.clone()).unwrap_or_default();
+        let outlier_weights = slab.take(outliers.len() * columns * 4)?.cast::<f32>();
         let mut row = vec![0.0_f32; inputs];
         let width = k.nv * k.lanes;
         for (output, bytes) in weight.chunks_exact(row_bytes.max(1)).enumerate() {
             read_f32(linear.weight.dtype, bytes, &mut row);
             row.iter_mut().for_each(|weight| *weight *= factor);
-            if let Some(factors) = input_factors {
-                row.iter_mut().zip(factors).for_each(|(weight, factor)| *weight /= factor);
+            for (at, &outlier) in outliers.iter().enumerate() {
+                let weight = std::mem::take(&mut row[outlier as usize]);
+                // SAFETY: `take` gave room for `columns` of each outlier.
+                unsafe { *outlier_weights.add(at * columns + output) = weight };
+            }
+            if let Some(channels) = channels {
+                row.iter_mut()
+                    .zip(&channels.factors)
+                    .for_each(|(weight, factor)| *weight /= factor);
             }
             let (panel, column) = (output / width, output % width);
             let panel_width = width.min(columns - panel * width);
@@ -168,7 +198,20 @@ impl PackedLinear {
                 }
             }
         }
-        Ok(Self { precision, inputs, coding, factors, columns, steps, panels, bias, first, scales })
+        Ok(Self {
+            precision,
+            inputs,
+            coding,
+            factors,
+            outliers,
+            outlier_weights,
+            columns,
+            steps,
+            panels,
+            bias,
+            first,
+            scales,
+        })
     }
 
     /// Bytes of a coded row, with room for whole vectors; 0 for f32, which is not coded.
@@ -231,6 +274,19 @@ impl PackedLinear {
                         c_stride: c.stride,
                         epilogue,
                     });
+                    if !self.outliers.is_empty() {
+                        (k.add_outliers)(&OutlierArgs {
+                            x: a.x.add(row * a.x_stride),
+                            x_stride: a.x_stride,
+                            rows,
+                            outliers: &self.outliers,
+                            weights: self.outlier_weights.add(column),
+                            weights_stride: self.columns,
+                            c: to,
+                            c_stride: c.stride,
+                            n: panel_width,
+                        });
+                    }
                     if let Some(function) = function {
                         (k.apply_rows)(function, to, c.stride, rows, panel_width);
                     }
@@ -250,6 +306,10 @@ pub(crate) struct Rows {
     pub(crate) rows: usize,
     /// One a row, of 8-bit codings.
     pub(crate) scales: *const f32,
+    /// The rows before they were coded: outliers are taken from here.
+    pub(crate) x: *const f32,
+    /// Elements from row to row of `x`.
+    pub(crate) x_stride: usize,
 }
 
 /// Where a product goes.

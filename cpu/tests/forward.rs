@@ -141,9 +141,9 @@ fn calibration_tames_outliers() {
     let (f32, int8) = (plain(Precision::F32), plain(Precision::Int8));
     let mut maxima = f32.channel_maxima(Batch::random(&shape, &[40, 9], 1).view()).expect("runs");
     maxima.merge(&f32.channel_maxima(Batch::random(&shape, &[70], 2).view()).expect("runs"));
-    let kept = ChannelMaxima::from_values(2, 128, &maxima.to_values()).expect("fits");
+    let kept = ChannelMaxima::from_values(2, 128, 256, &maxima.to_values()).expect("fits");
     assert_eq!(kept, maxima);
-    assert_eq!(ChannelMaxima::from_values(3, 128, &maxima.to_values()), None);
+    assert_eq!(ChannelMaxima::from_values(3, 128, 256, &maxima.to_values()), None);
     let calibrated = Engine::calibrated(&spec, Precision::Int8, Arc::clone(&pool), best, &kept);
     let calibrated = calibrated.expect("builds");
     let batch = Batch::random(&shape, &[50, 20, 100, 7, 3, 5, 8, 13, 21, 34], 5);

@@ -24,7 +24,8 @@ pub(super) fn build(
     maxima: Option<&ChannelMaxima>,
 ) -> Result<Engine, CpuError> {
     let sizes = sizes(spec, precision, kernels)?;
-    if maxima.is_some_and(|maxima| !maxima.fit(spec.layers.len(), sizes.hidden)) {
+    if maxima.is_some_and(|maxima| !maxima.fit(spec.layers.len(), sizes.hidden, sizes.intermediate))
+    {
         return Err(bad("the channel maxima are of another model"));
     }
     let mut packer = Packer {
@@ -50,7 +51,7 @@ pub(super) fn build(
             (&name, linear),
             [outputs, inputs],
             Precision::F32,
-            (Input::Any, 1.0),
+            (Input::default(), 1.0),
         )?;
         head.push((packed, activation.map(|activation| function(activation, Precision::F32))));
         inputs = outputs;
@@ -251,7 +252,7 @@ impl Packer<'_> {
         }
         let projection = own.projection.as_ref().map(|projection| {
             let shape = [sizes.hidden, sizes.embedding];
-            self.linear("embedding projection", projection, shape, (Input::Any, 1.0))
+            self.linear("embedding projection", projection, shape, (Input::default(), 1.0))
         });
         Ok(PackedEmbeddings {
             word: own.word.clone(),
@@ -269,39 +270,34 @@ impl Packer<'_> {
         let (hidden, wide) = (sizes.hidden, sizes.intermediate);
         let attention_norm = self.norm(&name("attention norm"), &own.attention_norm, hidden)?;
         let output_norm = self.norm(&name("output norm"), &own.output_norm, hidden)?;
-        let factors = |place: Place, products: &[(&str, &Linear)]| match self.maxima {
+        let channels = |place: Place, products: &[(&str, &Linear)]| match self.maxima {
             Some(maxima) if self.precision == Precision::Int8 => {
-                maxima.factors(at, place, products).map(Some)
+                maxima.channels(at, place, products).map(Some)
             }
             _ => Ok(None),
         };
         let attention = [("query", &own.query), ("key", &own.key), ("value", &own.value)];
-        let attention_factors = factors(Place::Attention, &attention)?;
-        let output_factors =
-            factors(Place::Output, &[("attention output", &own.attention_output)])?;
-        let up_factors = factors(Place::Up, &[("up", &own.up)])?;
-        fn input(factors: Option<&Vec<f32>>) -> Input<'_> {
-            factors.map_or(Input::Any, |factors| Input::Scaled { factors })
-        }
+        let attention_channels = channels(Place::Attention, &attention)?;
+        let output_channels =
+            channels(Place::Output, &[("attention output", &own.attention_output)])?;
+        let up_channels = channels(Place::Up, &[("up", &own.up)])?;
+        let down_channels = channels(Place::Down, &[("down", &own.down)])?;
         let square = [hidden, hidden];
         // Scores come out in units of log2, for powers of 2 are cheaper than those of e.
         #[expect(clippy::cast_precision_loss, reason = "a head's size")]
         let scale = std::f32::consts::LOG2_E / (sizes.head_size as f32).sqrt();
-        let attention_input = input(attention_factors.as_ref());
-        let key = self.linear(&name("key"), &own.key, square, (attention_input, 1.0))?;
-        let value = self.linear(&name("value"), &own.value, square, (attention_input, 1.0))?;
-        let query = self.linear(&name("query"), &own.query, square, (attention_input, scale))?;
-        let output = self.linear(
-            &name("attention output"),
-            &own.attention_output,
-            square,
-            (input(output_factors.as_ref()), 1.0),
-        )?;
-        let up =
-            self.linear(&name("up"), &own.up, [wide, hidden], (input(up_factors.as_ref()), 1.0))?;
+        let input = Input { low: None, channels: attention_channels.as_ref() };
+        let key = self.linear(&name("key"), &own.key, square, (input, 1.0))?;
+        let value = self.linear(&name("value"), &own.value, square, (input, 1.0))?;
+        let query = self.linear(&name("query"), &own.query, square, (input, scale))?;
+        let input = Input { low: None, channels: output_channels.as_ref() };
+        let output =
+            self.linear(&name("attention output"), &own.attention_output, square, (input, 1.0))?;
+        let input = Input { low: None, channels: up_channels.as_ref() };
+        let up = self.linear(&name("up"), &own.up, [wide, hidden], (input, 1.0))?;
         let low = function(spec.activation, self.precision).minimum().map(|least| -least);
-        let down_input = low.map_or(Input::Any, |low| Input::Above { low });
-        let down = self.linear(&name("down"), &own.down, [hidden, wide], (down_input, 1.0))?;
+        let input = Input { low, channels: down_channels.as_ref() };
+        let down = self.linear(&name("down"), &own.down, [hidden, wide], (input, 1.0))?;
         Ok(Layer {
             query,
             key,

@@ -1,28 +1,30 @@
-//! Outlier channels: measured on sample texts, then moved from activations, which have one scale a
-//! row, to weights.
+//! Outlier channels: measured on sample texts, then kept from spoiling the 8 bits of the others.
 //!
-//! A channel far above the others leaves those with few of the 8 bits. So each channel is divided
-//! by a factor before it is coded, and its weights are multiplied by it (SmoothQuant, Xiao et al.
-//! 2022). Where the outliers are cannot be told from the weights: in MiniLM they are an order above
-//! what the layer norm's own weights suggest.
+//! A channel above the others leaves those with few of the 8 bits, for a row has one scale. So each
+//! channel is divided by a factor before it is coded, and its weights are multiplied by it
+//! (SmoothQuant, Xiao et al. 2022); and the few that stand out most, with their weights, are
+//! multiplied in f32 instead (LLM.int8(), Dettmers et al. 2022). Where they are cannot be told from
+//! the weights: in MiniLM they are an order above what the layer norm's own weights suggest.
 
 use std::sync::{Mutex, PoisonError};
 
 use super::{Engine, Layer};
 use crate::error::CpuError;
-use crate::pack::PackedLinear;
+use crate::pack::{Channels, OUTLIERS_MAX, PackedLinear};
 use crate::spec::{Linear, read_f32};
 
 /// Exponent that shares the difficulty out between activations and weights: of 0.35, 0.5, 0.65 and
 /// 0.8 the one with the least error of MiniLM's first state.
 const SHARE: f32 = 0.65;
+/// A channel stands out if its largest product is above the median channel's this many times.
+const STANDS_OUT: f32 = 3.0;
 
 /// Largest magnitude of each channel that went into products, layer by layer.
 ///
 /// Measured by [`Engine::channel_maxima`], best of an f32 engine, for [`Engine::calibrated`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct ChannelMaxima {
-    layers: Vec<[Vec<f32>; 3]>,
+    layers: Vec<[Vec<f32>; 4]>,
 }
 
 /// Products whose inputs are measured.
@@ -34,11 +36,14 @@ pub(super) enum Place {
     Output,
     /// The first feed-forward product.
     Up,
+    /// The second one.
+    Down,
 }
 
 impl ChannelMaxima {
-    pub(super) fn new(layers: usize, hidden: usize) -> Self {
-        Self { layers: (0..layers).map(|_| [(); 3].map(|()| vec![0.0; hidden])).collect() }
+    pub(super) fn new(layers: usize, hidden: usize, intermediate: usize) -> Self {
+        let widths = [hidden, hidden, hidden, intermediate];
+        Self { layers: (0..layers).map(|_| widths.map(|width| vec![0.0; width])).collect() }
     }
 
     /// Adds what was measured on other texts of the same model.
@@ -50,7 +55,7 @@ impl ChannelMaxima {
         }
     }
 
-    /// All of them one after another, to be kept: `[layers, 3, hidden]`.
+    /// All of them one after another, to be kept: `[layers, 3·hidden + intermediate]`.
     #[must_use]
     pub fn to_values(&self) -> Vec<f32> {
         self.layers.iter().flatten().flatten().copied().collect()
@@ -58,29 +63,38 @@ impl ChannelMaxima {
 
     /// From what [`Self::to_values`] gave; `None` if they are not as many as the sizes say.
     #[must_use]
-    pub fn from_values(layers: usize, hidden: usize, values: &[f32]) -> Option<Self> {
-        let count = layers.checked_mul(3)?.checked_mul(hidden)?;
-        if hidden == 0 || values.len() != count {
+    pub fn from_values(
+        layers: usize,
+        hidden: usize,
+        intermediate: usize,
+        values: &[f32],
+    ) -> Option<Self> {
+        let a_layer = hidden.checked_mul(3)?.checked_add(intermediate)?;
+        if values.len() != layers.checked_mul(a_layer)? {
             return None;
         }
-        let mut places = values.chunks_exact(hidden).map(<[f32]>::to_vec);
-        let mut next = || places.next().unwrap_or_default();
-        Some(Self { layers: (0..layers).map(|_| [next(), next(), next()]).collect() })
+        let mut maxima = Self::new(layers, hidden, intermediate);
+        let mut values = values.iter().copied();
+        for own in maxima.layers.iter_mut().flatten().flatten() {
+            *own = values.next()?;
+        }
+        Some(maxima)
     }
 
     /// Whether they are of a model of these sizes.
-    pub(super) fn fit(&self, layers: usize, hidden: usize) -> bool {
+    pub(super) fn fit(&self, layers: usize, hidden: usize, intermediate: usize) -> bool {
+        let widths = [hidden, hidden, hidden, intermediate];
         self.layers.len() == layers
-            && self.layers.iter().flatten().all(|place| place.len() == hidden)
+            && self.layers.iter().all(|places| places.each_ref().map(Vec::len) == widths)
     }
 
-    /// Factor of each channel before it is coded for `products`.
-    pub(super) fn factors(
+    /// What is done to each channel before it is coded for `products`.
+    pub(super) fn channels(
         &self,
         layer: usize,
         place: Place,
         products: &[(&str, &Linear)],
-    ) -> Result<Vec<f32>, CpuError> {
+    ) -> Result<Channels, CpuError> {
         let maxima = &self.layers[layer][place as usize];
         let inputs = maxima.len();
         let mut largest = vec![0.0_f32; inputs];
@@ -96,12 +110,35 @@ impl ChannelMaxima {
             }
         }
         let factor = |(largest, maximum): (f32, f32)| {
+            // What the activation gives has its own coding, with one zero for all channels.
+            if matches!(place, Place::Down) {
+                return 1.0;
+            }
             let factor = largest.max(1e-5).powf(1.0 - SHARE) / maximum.max(1e-5).powf(SHARE);
             // Weights that are no numbers give answers that are none, whatever the factor.
             if factor.is_finite() { factor } else { 1.0 }
         };
-        Ok(largest.into_iter().zip(maxima.iter().copied()).map(factor).collect())
+        let size = |channel: usize| largest[channel] * maxima[channel];
+        let outliers = outliers(inputs, size);
+        let factors = largest.iter().copied().zip(maxima.iter().copied()).map(factor).collect();
+        Ok(Channels { factors, outliers })
     }
+}
+
+/// The channels whose `size` stands out, at most [`OUTLIERS_MAX`], in ascending order.
+fn outliers(channels: usize, size: impl Fn(usize) -> f32) -> Vec<u32> {
+    let mut order: Vec<usize> = (0..channels).collect();
+    order.sort_unstable_by(|&a, &b| size(b).total_cmp(&size(a)));
+    let Some(&middle) = order.get(channels / 2) else { return Vec::new() };
+    let least = size(middle) * STANDS_OUT;
+    let mut outliers: Vec<u32> = order
+        .into_iter()
+        .take(OUTLIERS_MAX)
+        .filter(|&channel| size(channel) > least)
+        .filter_map(|channel| u32::try_from(channel).ok())
+        .collect();
+    outliers.sort_unstable();
+    outliers
 }
 
 /// Where threads of one pass report what goes into products.
@@ -125,8 +162,10 @@ impl Gauge {
                 Some(Place::Attention)
             } else if of(&layer.attention_output) {
                 Some(Place::Output)
+            } else if of(&layer.up) {
+                Some(Place::Up)
             } else {
-                of(&layer.up).then_some(Place::Up)
+                of(&layer.down).then_some(Place::Down)
             }
         };
         let found =

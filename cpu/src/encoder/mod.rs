@@ -131,7 +131,9 @@ impl Engine {
     /// # Errors
     /// As [`Self::forward`].
     pub fn channel_maxima(&self, batch: TokenBatch<'_>) -> Result<ChannelMaxima, CpuError> {
-        let gauge = Gauge(Mutex::new(ChannelMaxima::new(self.layers.len(), self.sizes.hidden)));
+        let Sizes { hidden, intermediate, .. } = self.sizes;
+        let maxima = ChannelMaxima::new(self.layers.len(), hidden, intermediate);
+        let gauge = Gauge(Mutex::new(maxima));
         let sequences = batch.offsets.len().saturating_sub(1);
         let mut logits = vec![0.0; sequences * self.sizes.labels];
         self.run(batch, &mut logits, Watchers { gauge: Some(&gauge), ..Watchers::default() })?;

@@ -328,7 +328,8 @@ impl Worker<'_> {
             unsafe { gauge.read(self.engine, linear, x, x_stride, rows) };
         }
         let Some(coding) = linear.coding else {
-            return Rows { a: x.cast(), stride: x_stride * 4, rows, scales: std::ptr::null() };
+            let scales = std::ptr::null();
+            return Rows { a: x.cast(), stride: x_stride * 4, rows, scales, x, x_stride };
         };
         let (out, out_stride, scales) = (self.own.coded, self.layout.coded_stride, self.own.scales);
         // SAFETY: `coded` has room for a block's rows of the widest product.
@@ -345,7 +346,7 @@ impl Worker<'_> {
                 scales,
             });
         }
-        Rows { a: out, stride: out_stride, rows, scales }
+        Rows { a: out, stride: out_stride, rows, scales, x, x_stride }
     }
 
     /// # Safety

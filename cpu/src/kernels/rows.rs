@@ -63,6 +63,25 @@ pub(crate) struct SoftmaxArgs {
     pub(crate) inverse: *mut f32,
 }
 
+/// What outlier elements add to a product's columns, after Dettmers et al. 2022.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OutlierArgs<'a> {
+    /// Rows as they were before coding.
+    pub(crate) x: *const f32,
+    pub(crate) x_stride: usize,
+    pub(crate) rows: usize,
+    /// Which elements of a row.
+    pub(crate) outliers: &'a [u32],
+    /// `[outliers][weights_stride]`, the first `n` count.
+    pub(crate) weights: *const f32,
+    pub(crate) weights_stride: usize,
+    /// `[rows][c_stride]`, added to.
+    pub(crate) c: *mut f32,
+    pub(crate) c_stride: usize,
+    /// Columns: whole vectors.
+    pub(crate) n: usize,
+}
+
 /// # Safety
 /// The CPU has the features of `S`; pointers are valid as [`NormArgs`] says.
 #[inline(always)]
@@ -283,6 +302,28 @@ pub(crate) unsafe fn softmax_rows<S: Simd>(args: &SoftmaxArgs) {
                 }
             }
             *args.inverse.add(row) = 1.0 / (S::sum(sum) + total);
+        }
+    }
+}
+
+/// # Safety
+/// The CPU has the features of `S`; pointers are valid as [`OutlierArgs`] says.
+#[inline(always)]
+pub(crate) unsafe fn add_outliers<S: Simd>(args: &OutlierArgs<'_>) {
+    // SAFETY: granted by the caller.
+    unsafe {
+        for row in 0..args.rows {
+            let (x, c) = (args.x.add(row * args.x_stride), args.c.add(row * args.c_stride));
+            let mut at = 0;
+            while at < args.n {
+                let mut sum = S::load(c.add(at));
+                for (outlier, &element) in args.outliers.iter().enumerate() {
+                    let weights = args.weights.add(outlier * args.weights_stride + at);
+                    sum = S::fma(S::splat(*x.add(element as usize)), S::load(weights), sum);
+                }
+                S::store(c.add(at), sum);
+                at += S::LANES;
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Coding, Function, Kernels, NormArgs, RowsArgs, SoftmaxArgs};
 use crate::kernels::level::KernelLevel;
-use crate::pack::{Input, PackedLinear, Results, Rows, packed_bytes};
+use crate::pack::{Channels, Input, PackedLinear, Results, Rows, packed_bytes};
 use crate::slab::Slab;
 use crate::spec::{Linear, Precision, TensorView};
 
@@ -36,8 +36,14 @@ fn packed(
         weight: TensorView::from_f32(&[n, m], weight),
         bias: Some(TensorView::from_f32(&[n], bias)),
     };
-    let packed =
-        PackedLinear::new(k, &mut slab, ("test", &linear), [n, m], precision, (Input::Any, 1.0));
+    let packed = PackedLinear::new(
+        k,
+        &mut slab,
+        ("test", &linear),
+        [n, m],
+        precision,
+        (Input::default(), 1.0),
+    );
     (packed.expect("packs"), slab)
 }
 
@@ -79,7 +85,9 @@ fn int8_products_are_exact() {
             let scales = vec![1.0_f32; rows];
             // SAFETY: sizes as above.
             unsafe {
-                let a = Rows { a: codes.as_ptr(), stride, rows, scales: scales.as_ptr() };
+                let a = codes.as_ptr();
+                let (scales, x) = (scales.as_ptr(), std::ptr::null());
+                let a = Rows { a, stride, rows, scales, x, x_stride: 0 };
                 linear.apply(k, a, Results { c: c.as_mut_ptr(), stride: wide, add: false }, None);
             }
             for row in 0..rows {
@@ -94,6 +102,59 @@ fn int8_products_are_exact() {
                         "{} {rows} {outputs} {inputs}",
                         k.level
                     );
+                }
+            }
+        }
+    }
+}
+
+/// A thousandfold channel leaves the others their 8 bits.
+#[test]
+fn outliers_are_multiplied_in_f32() {
+    let [rows, inputs] = [5, 70];
+    for k in all() {
+        for outputs in [1, 16, 33, 100] {
+            let weight = floats(4, outputs * inputs);
+            let mut x = floats(5, rows * inputs);
+            (0..rows).for_each(|row| x[row * inputs + 41] *= 1000.0);
+            let linear =
+                Linear { weight: TensorView::from_f32(&[outputs, inputs], &weight), bias: None };
+            let mut slab =
+                Slab::new(packed_bytes(k, Precision::Int8, inputs, outputs)).expect("room");
+            let channels = Channels { factors: vec![0.5; inputs], outliers: vec![3, 41] };
+            let input = Input { low: None, channels: Some(&channels) };
+            let (shape, int8) = ([outputs, inputs], Precision::Int8);
+            let packed =
+                PackedLinear::new(k, &mut slab, ("test", &linear), shape, int8, (input, 1.0))
+                    .expect("packs");
+            let stride = PackedLinear::coded_row_bytes(k, Precision::Int8, inputs);
+            let (mut codes, mut scales) = (vec![0_u8; rows * stride], vec![0.0_f32; rows]);
+            let wide = outputs.next_multiple_of(16);
+            let mut c = vec![0.0_f32; rows * wide];
+            // SAFETY: sizes as above.
+            unsafe {
+                (k.code_rows)(&RowsArgs {
+                    x: x.as_ptr(),
+                    x_stride: inputs,
+                    rows,
+                    n: inputs,
+                    coding: Coding::Int8,
+                    factors: packed.factors,
+                    out: codes.as_mut_ptr(),
+                    out_stride: stride,
+                    scales: scales.as_mut_ptr(),
+                });
+                let (a, scales) = (codes.as_ptr(), scales.as_ptr());
+                let a = Rows { a, stride, rows, scales, x: x.as_ptr(), x_stride: inputs };
+                packed.apply(k, a, Results { c: c.as_mut_ptr(), stride: wide, add: false }, None);
+            }
+            for row in 0..rows {
+                for output in 0..outputs {
+                    let product = |at: usize| x[row * inputs + at] * weight[output * inputs + at];
+                    let sum: f32 = (0..inputs).map(product).sum();
+                    let error = (c[row * wide + output] - sum).abs();
+                    // 70 products of numbers up to 2, coded in steps of 2/127, and f32's own error.
+                    assert!(error <= 0.6 + sum.abs() * 1e-5, "{} {outputs}: {error}", k.level);
                 }
             }
         }
@@ -120,6 +181,10 @@ fn f32_and_bf16_products_are_near() {
                 let mut c = vec![1.0_f32; rows * wide];
                 // SAFETY: sizes as above.
                 unsafe {
+                    let rows_of = |a, stride| {
+                        let (scales, x) = (std::ptr::null(), std::ptr::null());
+                        Rows { a, stride, rows, scales, x, x_stride: 0 }
+                    };
                     let rows = if precision == Precision::Bf16 {
                         (k.code_rows)(&RowsArgs {
                             x: values.as_ptr(),
@@ -132,14 +197,9 @@ fn f32_and_bf16_products_are_near() {
                             out_stride: stride,
                             scales: std::ptr::null_mut(),
                         });
-                        Rows { a: a.as_ptr(), stride, rows, scales: std::ptr::null() }
+                        rows_of(a.as_ptr(), stride)
                     } else {
-                        Rows {
-                            a: values.as_ptr().cast(),
-                            stride: inputs * 4,
-                            rows,
-                            scales: std::ptr::null(),
-                        }
+                        rows_of(values.as_ptr().cast(), inputs * 4)
                     };
                     linear.apply(
                         k,

@@ -124,7 +124,7 @@ impl Subject<'_> {
         let logits = bytes(&calibration.exact.concat());
         let labels = self.folder.labels().names().len();
         let shapes = [
-            ("maxima", vec![config.layers, 3, config.hidden], &maxima),
+            ("maxima", vec![config.layers, 3 * config.hidden + config.intermediate], &maxima),
             ("logits", vec![calibration.exact.len(), labels], &logits),
         ];
         let mut views = Vec::new();
