@@ -1,14 +1,14 @@
 //! Dense layers packed for the tiles: panels of columns, and what the epilogue needs.
 
 use crate::error::CpuError;
-use crate::kernels::{Coding, Epilogue, Function, Kernels, OutlierArgs, Tile};
+use crate::kernels::{Coding, Epilogue, Function, Kernels, OutlierArgs, RowScale, Tile};
 use crate::slab::{ALIGN, Slab};
 use crate::spec::{Linear, Precision, read_f32};
 
 /// What is known of a product's input when its weights are packed.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Input<'a> {
-    /// No value is below `-low`.
+    /// No value is below it.
     pub(crate) low: Option<f32>,
     /// How its elements differ, if that was measured.
     pub(crate) channels: Option<&'a Channels>,
@@ -43,8 +43,9 @@ pub(crate) struct PackedLinear {
     steps: usize,
     panels: *const u8,
     bias: *const f32,
-    first: *const i32,
     scales: *const f32,
+    /// Of each column's weights.
+    sums: *const f32,
 }
 
 // SAFETY: what the pointers lead to is written while packing and only read after.
@@ -73,7 +74,7 @@ pub(crate) fn packed_bytes(
 ) -> usize {
     let columns = outputs.next_multiple_of(k.lanes);
     let steps = inputs.div_ceil(group(precision));
-    // Panels; bias, first, scales and outliers' weights of each column; factors.
+    // Panels; bias, scales, sums and outliers' weights of each column; factors.
     let outliers = if precision == Precision::Int8 { OUTLIERS_MAX } else { 0 };
     columns * steps * 4
         + columns * (12 + 4 * outliers)
@@ -97,9 +98,9 @@ impl PackedLinear {
         let steps = inputs.div_ceil(group(precision));
         let panels = slab.take(columns * steps * 4)?;
         let bias = slab.take(columns * 4)?.cast::<f32>();
-        let (first, scales) = match precision {
+        let (scales, sums) = match precision {
             Precision::Int8 => {
-                (slab.take(columns * 4)?.cast::<i32>(), slab.take(columns * 4)?.cast::<f32>())
+                (slab.take(columns * 4)?.cast::<f32>(), slab.take(columns * 4)?.cast::<f32>())
             }
             _ => (std::ptr::null_mut(), std::ptr::null_mut()),
         };
@@ -184,16 +185,12 @@ impl PackedLinear {
                         // SAFETY: `to` points to this weight's byte.
                         unsafe { to(input).cast::<i8>().write(code) };
                     }
+                    #[expect(clippy::cast_precision_loss, reason = "below 2^24 for 10^5 inputs")]
+                    let sum = sum as f32;
                     // SAFETY: output < columns, for which `take` gave room.
                     unsafe {
                         *scales.add(output) = scale;
-                        match coding {
-                            #[expect(clippy::cast_precision_loss, reason = "a correction")]
-                            Some(Coding::Int8Above { low }) => {
-                                biases[output] -= low * scale * sum as f32
-                            }
-                            _ => *first.add(output) = -128 * sum,
-                        }
+                        *sums.add(output) = scale * sum;
                     }
                 }
             }
@@ -209,8 +206,8 @@ impl PackedLinear {
             steps,
             panels,
             bias,
-            first,
             scales,
+            sums,
         })
     }
 
@@ -255,8 +252,8 @@ impl PackedLinear {
                     let bias = self.bias.add(column);
                     let epilogue = match self.precision {
                         Precision::Int8 => Epilogue::Int8 {
-                            first: self.first.add(column),
                             columns: self.scales.add(column),
+                            sums: self.sums.add(column),
                             rows: a.scales.add(row),
                             bias,
                             add: c.add,
@@ -305,7 +302,7 @@ pub(crate) struct Rows {
     pub(crate) stride: usize,
     pub(crate) rows: usize,
     /// One a row, of 8-bit codings.
-    pub(crate) scales: *const f32,
+    pub(crate) scales: *const RowScale,
     /// The rows before they were coded: outliers are taken from here.
     pub(crate) x: *const f32,
     /// Elements from row to row of `x`.

@@ -2,6 +2,7 @@
 
 use super::plan::{Layout, Plan};
 use crate::error::CpuError;
+use crate::kernels::RowScale;
 use crate::slab::Slab;
 
 /// What one pass needs, reused by the next.
@@ -84,7 +85,7 @@ pub(super) struct Own {
     /// Left operand of the next product.
     pub(super) coded: *mut u8,
     /// Its rows' scales.
-    pub(super) scales: *mut f32,
+    pub(super) scales: *mut RowScale,
     /// Attention scores of one tile of rows.
     pub(super) scores: *mut f32,
     /// 1 over the sums of the tile's rows.

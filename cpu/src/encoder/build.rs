@@ -295,7 +295,7 @@ impl Packer<'_> {
             self.linear(&name("attention output"), &own.attention_output, square, (input, 1.0))?;
         let input = Input { low: None, channels: up_channels.as_ref() };
         let up = self.linear(&name("up"), &own.up, [wide, hidden], (input, 1.0))?;
-        let low = function(spec.activation, self.precision).minimum().map(|least| -least);
+        let low = function(spec.activation, self.precision).minimum();
         let input = Input { low, channels: down_channels.as_ref() };
         let down = self.linear(&name("down"), &own.down, [hidden, wide], (input, 1.0))?;
         Ok(Layer {

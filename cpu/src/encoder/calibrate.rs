@@ -17,7 +17,7 @@ use crate::spec::{Linear, read_f32};
 /// 0.8 the one with the least error of MiniLM's first state.
 const SHARE: f32 = 0.65;
 /// A channel stands out if its largest product is above the median channel's this many times.
-const STANDS_OUT: f32 = 3.0;
+const STANDS_OUT: f32 = 2.0;
 
 /// Largest magnitude of each channel that went into products, layer by layer.
 ///

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::{AcqRel, Relaxed};
 
 use super::{Engine, Sizes};
 use crate::error::CpuError;
-use crate::kernels::Kernels;
+use crate::kernels::{Kernels, RowScale};
 use crate::pack::PackedLinear;
 use crate::pool::Alarm;
 use crate::slab::ALIGN;
@@ -285,7 +285,7 @@ impl Layout {
             context_bytes: block_room * context_stride * 4,
             compact_bytes: block_room * compact_stride * 4,
             coded_bytes: block_room * coded_stride,
-            scales_bytes: block_room * 4,
+            scales_bytes: block_room * size_of::<RowScale>(),
             scores_bytes: 8 * score_stride * 4,
         }
     }

@@ -9,6 +9,6 @@ mod tests;
 mod tile;
 
 pub(crate) use math::Function;
-pub(crate) use rows::{Coding, NormArgs, OutlierArgs, RowsArgs, SoftmaxArgs};
+pub(crate) use rows::{Coding, NormArgs, OutlierArgs, RowScale, RowsArgs, SoftmaxArgs};
 pub(crate) use table::Kernels;
 pub(crate) use tile::{Epilogue, Tile};

@@ -6,15 +6,22 @@ use crate::simd::Simd;
 /// How f32 rows become the left operand of a product.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Coding {
-    /// u8 with 128 for 0: `scale = max|x|/127`.
+    /// u8 from the row's least value, or 0, to its largest one, or 0.
     Int8,
-    /// u8 with `low` for 0, for rows that have no value below `-low`: `scale = (max + low)/255`.
+    /// u8 from `low`, which no value is below, to the row's largest one.
     Int8Above {
-        /// Magnitude of the least value.
+        /// Not above 0.
         low: f32,
     },
     /// bf16.
     Bf16,
+}
+
+/// What a row's 8-bit codes stand for: `low + code·scale`.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct RowScale {
+    pub(crate) scale: f32,
+    pub(crate) low: f32,
 }
 
 /// Rows and the coded ones.
@@ -33,8 +40,8 @@ pub(crate) struct RowsArgs {
     pub(crate) out: *mut u8,
     /// Bytes from row to row.
     pub(crate) out_stride: usize,
-    /// One scale a row, of 8-bit codings.
-    pub(crate) scales: *mut f32,
+    /// One a row, of 8-bit codings.
+    pub(crate) scales: *mut RowScale,
 }
 
 /// Layer norm of rows in place, after Ba et al. 2016.
@@ -178,7 +185,7 @@ unsafe fn code_rows_factors<S: Simd, const FACTORS: bool>(args: &RowsArgs) {
         for row in 0..args.rows {
             let x = args.x.add(row * args.x_stride);
             let out = args.out.add(row * args.out_stride);
-            let (scale, zero) = match args.coding {
+            let known = match args.coding {
                 Coding::Bf16 => {
                     let mut at = 0;
                     while at < whole {
@@ -190,47 +197,49 @@ unsafe fn code_rows_factors<S: Simd, const FACTORS: bool>(args: &RowsArgs) {
                     }
                     continue;
                 }
-                Coding::Int8 => {
-                    let mut most = [S::splat(0.0); 2];
-                    let mut at = 0;
-                    while at + 2 * S::LANES <= whole {
-                        most[0] = S::max(most[0], S::abs(value(x, at)));
-                        most[1] = S::max(most[1], S::abs(value(x, at + S::LANES)));
-                        at += 2 * S::LANES;
-                    }
-                    if at < whole {
-                        most[0] = S::max(most[0], S::abs(value(x, at)));
-                    }
-                    if rest > 0 {
-                        most[1] = S::max(most[1], S::abs(last(x)));
-                    }
-                    (S::max_lane(S::max(most[0], most[1])) / 127.0, 128.0)
-                }
-                Coding::Int8Above { low } => {
-                    let mut most = [S::splat(-low); 2];
-                    let mut at = 0;
-                    while at + 2 * S::LANES <= whole {
-                        most[0] = S::max(most[0], value(x, at));
-                        most[1] = S::max(most[1], value(x, at + S::LANES));
-                        at += 2 * S::LANES;
-                    }
-                    if at < whole {
-                        most[0] = S::max(most[0], value(x, at));
-                    }
-                    if rest > 0 {
-                        most[1] = S::max(most[1], last(x));
-                    }
-                    let scale = (S::max_lane(S::max(most[0], most[1])) + low) / 255.0;
-                    (scale, if scale > 0.0 { low / scale } else { 0.0 })
-                }
+                Coding::Int8 => None,
+                Coding::Int8Above { low } => Some(low),
             };
-            *args.scales.add(row) = scale;
+            let mut most = [S::splat(0.0); 2];
+            let mut least = [S::splat(0.0); 2];
+            let mut at = 0;
+            if known.is_some() {
+                while at + 2 * S::LANES <= whole {
+                    most[0] = S::max(most[0], value(x, at));
+                    most[1] = S::max(most[1], value(x, at + S::LANES));
+                    at += 2 * S::LANES;
+                }
+            } else {
+                while at + 2 * S::LANES <= whole {
+                    let (a, b) = (value(x, at), value(x, at + S::LANES));
+                    (least[0], most[0]) = (S::min(least[0], a), S::max(most[0], a));
+                    (least[1], most[1]) = (S::min(least[1], b), S::max(most[1], b));
+                    at += 2 * S::LANES;
+                }
+            }
+            if at < whole {
+                let a = value(x, at);
+                (least[0], most[0]) = (S::min(least[0], a), S::max(most[0], a));
+            }
+            let (mut low, mut high) = (S::min(least[0], least[1]), S::max(most[0], most[1]));
+            if rest > 0 {
+                // The lanes beyond the row hold 0, which the range includes.
+                let a = last(x);
+                (low, high) = (S::min(low, a), S::max(high, a));
+            }
+            let high = S::max_lane(high);
+            let low = match known {
+                Some(low) => low,
+                None => -S::max_lane(S::sub(S::splat(0.0), low)),
+            };
+            let scale = (high - low) / 255.0;
+            *args.scales.add(row) = RowScale { scale, low };
             let inverse = S::splat(if scale > 0.0 { 1.0 / scale } else { 0.0 });
-            let zero = S::splat(zero);
+            let low = S::splat(low);
             let (least, most) = (S::splat(0.0), S::splat(255.0));
-            // Multiplied and added in two roundings, so that every instruction set gives one code.
+            // Subtracted and multiplied in two roundings, so that every set gives one code.
             let code =
-                |value: S::F| S::min(S::max(S::add(S::mul(value, inverse), zero), least), most);
+                |value: S::F| S::min(S::max(S::mul(S::sub(value, low), inverse), least), most);
             let mut at = 0;
             while at < whole {
                 S::store_u8(out.add(at), code(value(x, at)));

@@ -1,6 +1,6 @@
 //! Every instruction set that this CPU has, against plain loops over odd sizes.
 
-use super::{Coding, Function, Kernels, NormArgs, RowsArgs, SoftmaxArgs};
+use super::{Coding, Function, Kernels, NormArgs, RowScale, RowsArgs, SoftmaxArgs};
 use crate::kernels::level::KernelLevel;
 use crate::pack::{Channels, Input, PackedLinear, Results, Rows, packed_bytes};
 use crate::slab::Slab;
@@ -82,7 +82,8 @@ fn int8_products_are_exact() {
             }
             let wide = outputs.next_multiple_of(16);
             let mut c = vec![f32::NAN; rows * wide];
-            let scales = vec![1.0_f32; rows];
+            // A code stands for what it is above 128.
+            let scales = vec![RowScale { scale: 1.0, low: -128.0 }; rows];
             // SAFETY: sizes as above.
             unsafe {
                 let a = codes.as_ptr();
@@ -128,7 +129,8 @@ fn outliers_are_multiplied_in_f32() {
                 PackedLinear::new(k, &mut slab, ("test", &linear), shape, int8, (input, 1.0))
                     .expect("packs");
             let stride = PackedLinear::coded_row_bytes(k, Precision::Int8, inputs);
-            let (mut codes, mut scales) = (vec![0_u8; rows * stride], vec![0.0_f32; rows]);
+            let (mut codes, mut scales) =
+                (vec![0_u8; rows * stride], vec![RowScale::default(); rows]);
             let wide = outputs.next_multiple_of(16);
             let mut c = vec![0.0_f32; rows * wide];
             // SAFETY: sizes as above.
@@ -235,11 +237,11 @@ fn codes_are_the_same_everywhere() {
     for n in [1, 3, 4, 8, 15, 16, 17, 33, 100, 384] {
         let x = floats(6, n);
         let factors: Vec<f32> = floats(7, n + 16).into_iter().map(|x| x.abs() + 0.5).collect();
-        for coding in [Coding::Int8, Coding::Int8Above { low: 2.0 }] {
+        for coding in [Coding::Int8, Coding::Int8Above { low: -2.0 }] {
             for factors in [std::ptr::null(), factors.as_ptr()] {
-                let mut expected: Option<(Vec<u8>, f32)> = None;
+                let mut expected: Option<(Vec<u8>, RowScale)> = None;
                 for k in all() {
-                    let (mut out, mut scale) = (vec![0_u8; n + 64], f32::NAN);
+                    let (mut out, mut scale) = (vec![0_u8; n + 64], RowScale::default());
                     // SAFETY: one row of n.
                     unsafe {
                         (k.code_rows)(&RowsArgs {
@@ -255,15 +257,15 @@ fn codes_are_the_same_everywhere() {
                         });
                     }
                     out.truncate(n);
-                    let zero =
-                        if let Coding::Int8Above { low } = coding { low / scale } else { 128.0 };
+                    let RowScale { scale: step, low } = scale;
                     for (at, (&code, &x)) in out.iter().zip(&x).enumerate() {
                         // SAFETY: null or n factors.
                         let factor =
                             if factors.is_null() { 1.0 } else { unsafe { *factors.add(at) } };
                         // Factors may take values below the least that the coding allows for.
-                        let value = (x * factor).max(if zero == 128.0 { f32::MIN } else { -2.0 });
-                        assert!(((f32::from(code) - zero) * scale - value).abs() <= scale * 0.51);
+                        let least = if coding == Coding::Int8 { f32::MIN } else { -2.0 };
+                        let value = (x * factor).max(least);
+                        assert!((f32::from(code) * step + low - value).abs() <= step * 0.51);
                     }
                     let ours = (out, scale);
                     assert_eq!(
@@ -282,7 +284,8 @@ fn codes_are_the_same_everywhere() {
 fn a_row_of_zeros_is_coded_as_zeros() {
     for k in all() {
         for coding in [Coding::Int8, Coding::Int8Above { low: 0.0 }] {
-            let (x, mut out, mut scale) = ([0.0_f32; 20], [9_u8; 64], f32::NAN);
+            let (x, mut out) = ([0.0_f32; 20], [9_u8; 64]);
+            let mut scale = RowScale { scale: 1.0, low: 1.0 };
             // SAFETY: one row of 20.
             unsafe {
                 (k.code_rows)(&RowsArgs {
@@ -297,8 +300,7 @@ fn a_row_of_zeros_is_coded_as_zeros() {
                     scales: &raw mut scale,
                 });
             }
-            let zero = if coding == Coding::Int8 { 128 } else { 0 };
-            assert_eq!((&out[..20], scale), (&[zero; 20][..], 0.0), "{}", k.level);
+            assert_eq!((&out[..20], scale), (&[0; 20][..], RowScale::default()), "{}", k.level);
         }
     }
 }

@@ -4,6 +4,7 @@
 //! multiplies. Sums run over the steps in order for every element, wherever its tile lies, so an
 //! answer does not depend on the rows beside it.
 
+use super::rows::RowScale;
 use crate::simd::Simd;
 
 /// One tile's operands.
@@ -35,9 +36,15 @@ pub(crate) enum Epilogue {
     Bias(*const f32),
     /// Plus the column's bias, added to what is in the result.
     AddBias(*const f32),
-    /// Of 8-bit products: `(sum + first[column])·columns[column]·rows[row] + bias[column]`,
-    /// added to what is in the result if `add`.
-    Int8 { first: *const i32, columns: *const f32, rows: *const f32, bias: *const f32, add: bool },
+    /// Of 8-bit products: `sum·columns[column]·scale[row] + sums[column]·low[row] + bias[column]`,
+    /// added to what is in the result if `add`. `sums` are those of the weights.
+    Int8 {
+        columns: *const f32,
+        sums: *const f32,
+        rows: *const RowScale,
+        bias: *const f32,
+        add: bool,
+    },
 }
 
 /// Products of f32.
@@ -100,14 +107,10 @@ pub(crate) unsafe fn tile_bf16<S: Simd, const MR: usize, const NV: usize>(t: &Ti
 /// As [`tile_f32`]; the epilogue is [`Epilogue::Int8`].
 #[inline(always)]
 pub(crate) unsafe fn tile_i8<S: Simd, const MR: usize, const NV: usize>(t: &Tile) {
-    let Epilogue::Int8 { first, columns, rows, bias, add } = t.epilogue else { return };
+    let Epilogue::Int8 { columns, sums: weights, rows, bias, add } = t.epilogue else { return };
     // SAFETY: granted by the caller.
     unsafe {
-        let mut start = [S::zero_i(); NV];
-        for (column, start) in start.iter_mut().enumerate() {
-            *start = S::load_i(first.add(column * S::LANES));
-        }
-        let mut sums = [start; MR];
+        let mut sums = [[S::zero_i(); NV]; MR];
         let (mut a, mut b) = (t.a, t.b);
         for _ in 0..t.steps {
             let mut w = [S::zero_i(); NV];
@@ -124,11 +127,14 @@ pub(crate) unsafe fn tile_i8<S: Simd, const MR: usize, const NV: usize>(t: &Tile
             b = b.add(NV * S::LANES * 4);
         }
         let scales: [S::F; NV] = load_columns::<S, NV>(columns);
+        let weights: [S::F; NV] = load_columns::<S, NV>(weights);
         let biases: [S::F; NV] = load_columns::<S, NV>(bias);
         for (row, sums) in sums.into_iter().enumerate() {
-            let scale = S::splat(*rows.add(row));
+            let RowScale { scale, low } = *rows.add(row);
+            let (scale, low) = (S::splat(scale), S::splat(low));
             for (column, sum) in sums.into_iter().enumerate() {
-                let value = S::fma(S::mul(S::to_f(sum), scales[column]), scale, biases[column]);
+                let start = S::fma(weights[column], low, biases[column]);
+                let value = S::fma(S::mul(S::to_f(sum), scales[column]), scale, start);
                 let c = t.c.add(row * t.c_stride + column * S::LANES);
                 S::store(c, if add { S::add(S::load(c), value) } else { value });
             }

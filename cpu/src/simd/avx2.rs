@@ -125,10 +125,6 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         unsafe { _mm256_setzero_si256() }
     }
     #[inline(always)]
-    unsafe fn load_i(p: *const i32) -> Self::I {
-        unsafe { _mm256_loadu_si256(p.cast()) }
-    }
-    #[inline(always)]
     unsafe fn to_f(a: Self::I) -> Self::F {
         unsafe { _mm256_cvtepi32_ps(a) }
     }

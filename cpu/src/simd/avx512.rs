@@ -111,10 +111,6 @@ impl<const VNNI: bool, const BF16: bool> Simd for Avx512<VNNI, BF16> {
         unsafe { _mm512_setzero_si512() }
     }
     #[inline(always)]
-    unsafe fn load_i(p: *const i32) -> Self::I {
-        unsafe { _mm512_loadu_si512(p.cast()) }
-    }
-    #[inline(always)]
     unsafe fn to_f(a: Self::I) -> Self::F {
         unsafe { _mm512_cvtepi32_ps(a) }
     }

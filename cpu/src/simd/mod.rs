@@ -61,7 +61,6 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     unsafe fn pair_bf16(a: Self::F, b: Self::F) -> Self::I;
     unsafe fn store_i(p: *mut i32, v: Self::I);
     unsafe fn zero_i() -> Self::I;
-    unsafe fn load_i(p: *const i32) -> Self::I;
     unsafe fn to_f(a: Self::I) -> Self::F;
     /// Four bytes, in every lane.
     unsafe fn splat_4(p: *const u8) -> Self::I;

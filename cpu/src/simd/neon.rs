@@ -122,10 +122,6 @@ impl Simd for Neon {
         unsafe { vdupq_n_s32(0) }
     }
     #[inline(always)]
-    unsafe fn load_i(p: *const i32) -> Self::I {
-        unsafe { vld1q_s32(p) }
-    }
-    #[inline(always)]
     unsafe fn to_f(a: Self::I) -> Self::F {
         unsafe { vcvtq_f32_s32(a) }
     }

@@ -121,10 +121,6 @@ impl Simd for Scalar {
         [0; 4]
     }
     #[inline(always)]
-    unsafe fn load_i(p: *const i32) -> Self::I {
-        unsafe { p.cast::<[i32; 4]>().read_unaligned() }
-    }
-    #[inline(always)]
     unsafe fn to_f(a: Self::I) -> Self::F {
         #[expect(clippy::cast_precision_loss, reason = "what the vector instructions do")]
         a.map(|x| x as f32)

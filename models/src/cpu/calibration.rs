@@ -90,7 +90,8 @@ impl Subject<'_> {
             Some(numbers.map(|bytes| f32::from_le_bytes(*bytes)).collect::<Vec<f32>>())
         };
         let config = self.folder.config();
-        let maxima = ChannelMaxima::from_values(config.layers, config.hidden, &values("maxima")?)?;
+        let (hidden, wide) = (config.hidden, config.intermediate);
+        let maxima = ChannelMaxima::from_values(config.layers, hidden, wide, &values("maxima")?)?;
         let labels = self.folder.labels().names().len();
         let exact: Vec<Vec<f32>> =
             values("logits")?.chunks_exact(labels).map(<[f32]>::to_vec).collect();
