@@ -1,0 +1,118 @@
+//! The bundled model in less than f32: which precision is picked, what is kept of the measurement.
+
+use std::path::{Path, PathBuf};
+
+use postsort_models::{Encoding, LoadOptions, LongText, Model, ModelFolder, Precision};
+
+const MAILS: [&str; 6] = [
+    "Lunch?\nShall we meet at noon?",
+    "WIN A PRIZE NOW\nClick http://prize.example to claim your $5000, no purchase necessary!!!",
+    "Re: patch for the resolver\nApplied, thanks. I changed the error path so that it frees the buffer.",
+    "x",
+    "Ihre Rechnung\nSehr geehrte Damen und Herren, anbei die Rechnung über 240 € für März.",
+    "会议通知\n周五下午三点开会 📅",
+];
+
+fn bundled() -> ModelFolder {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../bundled/spam");
+    ModelFolder::open(&path).expect("opens")
+}
+
+fn load(precision: Precision, dir: Option<PathBuf>) -> Model {
+    let options = LoadOptions { precision, calibration_dir: dir, ..LoadOptions::default() };
+    Model::load(&bundled(), &options).expect("loads")
+}
+
+fn encodings(model: &Model) -> Vec<Encoding> {
+    let encode = |text: &&str| model.tokenizer().encode(text, 0, LongText::Truncate);
+    MAILS.iter().flat_map(|text| encode(text).expect("encodes").windows).collect()
+}
+
+fn logits(model: &Model) -> Vec<Vec<f32>> {
+    let encodings = encodings(model);
+    model.forward(&encodings.iter().collect::<Vec<_>>()).expect("computes")
+}
+
+#[test]
+fn less_than_f32_is_near_it_and_says_how_near() {
+    let exact = logits(&load(Precision::F32, None));
+    for (precision, limit) in [(Precision::Bf16, 0.05), (Precision::Int8, 0.25)] {
+        let model = load(precision, None);
+        assert_eq!(model.engine().precision(), precision);
+        let agreement = model.engine().agreement().expect("measured");
+        assert_eq!((agreement.precision, agreement.texts), (precision, 256));
+        assert!(agreement.top_label_share > 0.98, "{agreement:?}");
+        let ours = logits(&model);
+        assert_ne!(ours, exact, "not f32");
+        for (ours, exact) in ours.iter().flatten().zip(exact.iter().flatten()) {
+            assert!((ours - exact).abs() <= limit, "{precision}: {ours} {exact}");
+        }
+        let estimate = LoadOptions { precision, ..LoadOptions::default() }
+            .resident_bytes_estimate(model.folder());
+        assert!(model.resident_bytes() <= estimate);
+    }
+}
+
+#[test]
+fn the_batch_changes_no_answer_in_any_precision() {
+    for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
+        let model = load(precision, None);
+        let together = logits(&model);
+        for (sequence, together) in encodings(&model).iter().zip(together) {
+            assert_eq!(model.forward(&[sequence]).expect("computes")[0], together, "{precision}");
+        }
+    }
+}
+
+#[test]
+fn auto_picks_what_agrees() {
+    let model = load(Precision::Auto, None);
+    match model.engine().agreement() {
+        Some(agreement) => {
+            assert!(agreement.holds(), "{agreement:?}");
+            assert_eq!(agreement.precision, model.engine().precision());
+        }
+        None => assert_eq!(model.engine().precision(), Precision::F32),
+    }
+}
+
+#[test]
+fn a_measurement_is_kept_and_trusted_only_whole() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    // A copy without the calibration that comes with the bundled model.
+    let copy = dir.path().join("model");
+    std::fs::create_dir(&copy).expect("creates");
+    for name in ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"] {
+        std::fs::copy(bundled().path().join(name), copy.join(name)).expect("copies");
+    }
+    let folder = ModelFolder::open(&copy).expect("opens");
+    let kept = dir.path().join("kept");
+    let options = LoadOptions { calibration_dir: Some(kept.clone()), ..LoadOptions::default() };
+    let unmeasured = options.resident_bytes_estimate(&folder);
+    let first = Model::load(&folder, &options).expect("loads");
+    let file = kept.join(format!("{}.safetensors", folder.revision()));
+    let bytes = std::fs::read(&file).expect("kept");
+    if first.engine().precision() != Precision::F32 {
+        assert!(options.resident_bytes_estimate(&folder) < unmeasured, "no f32 while loading");
+    }
+    let second = Model::load(&folder, &options).expect("loads");
+    assert_eq!(first.engine().agreement(), second.engine().agreement());
+    assert_eq!(logits(&first), logits(&second));
+    assert_eq!(std::fs::read(&file).expect("reads"), bytes, "not measured again");
+    // Damaged, or of another model: measured again, with the same result.
+    let mut other = bytes.clone();
+    let at = bytes.windows(16).position(|part| part == folder.revision().as_bytes());
+    other[at.expect("names its revision")] ^= 1;
+    for damaged in [&bytes[..bytes.len() / 2], &other] {
+        std::fs::write(&file, damaged).expect("writes");
+        let again = Model::load(&folder, &options).expect("loads");
+        assert_eq!(logits(&again), logits(&first));
+        assert_eq!(std::fs::read(&file).expect("reads").len(), bytes.len(), "kept again");
+    }
+    // In the folder itself it is found without the other.
+    let found = Model::calibrate(&folder, &LoadOptions::default()).expect("measures");
+    assert!(!found.is_empty() && copy.join("calibration.safetensors").is_file());
+    let own = Model::load(&folder, &LoadOptions::default()).expect("loads");
+    assert_eq!(own.engine().agreement(), first.engine().agreement());
+    assert_eq!(ModelFolder::open(&copy).expect("opens").revision(), folder.revision());
+}
