@@ -256,6 +256,16 @@ impl<S: Source> Residency<S> {
         self.table.lock().lease(name)
     }
 
+    /// A lease if the model is in memory, without counting as use: whoever only looks must not
+    /// change what is evicted next.
+    #[must_use]
+    pub fn peek(&self, name: &str) -> Option<Lease<S::Model>> {
+        match &self.table.lock().slots.get(name)?.phase {
+            Phase::Ready(resident) => Some(Lease(Arc::clone(resident))),
+            _ => None,
+        }
+    }
+
     /// A lease; the model is loaded if need be. Requests that come while it loads wait for that
     /// one load, which goes on even if all of them are cancelled.
     ///

@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::input::{Input, Readable};
 use crate::scheduler::plan::BatchLimits;
 use crate::scheduler::{Job, JobError, Overloaded, Priority, Scheduler, SchedulerLimits};
-use crate::telemetry::{Metrics, Outcome, RejectReason, Stage};
+use crate::telemetry::{Metrics, Outcome, RejectReason, SloWatch, Stage};
 
 /// Decoding and tokenising more than this many bytes is done off the network threads: it takes
 /// longer than the hand-over does.
@@ -25,6 +25,8 @@ pub struct Pipeline {
     pub catalog: Catalog,
     /// Their metrics.
     pub metrics: Arc<Metrics>,
+    /// What the service is judged by.
+    pub slo: SloWatch,
     /// Limits of one request.
     pub limits: RequestLimits,
     results: ResultCache<Verdict>,
@@ -123,6 +125,7 @@ impl Pipeline {
         Ok(Self {
             catalog,
             metrics,
+            slo: SloWatch::new(config.objectives),
             limits: config.limits,
             results: ResultCache::new(config.result_cache_bytes_max),
             scheduler: Scheduler::start(limits).map_err(|e| Error::setup("engine thread", e))?,
@@ -140,7 +143,7 @@ impl Pipeline {
         options: ClassifyOptions,
     ) -> Result<Classified, Error> {
         let entry = self.catalog.entry(model)?;
-        let mut watch = RequestWatch::start(entry);
+        let mut watch = RequestWatch::start(entry, &self.slo);
         let timeout = options.timeout.unwrap_or(self.limits.timeout);
         let deadline = watch.started + timeout;
         let mut request =
@@ -164,6 +167,12 @@ impl Pipeline {
     #[must_use]
     pub fn admitted_jobs(&self) -> usize {
         self.scheduler.admitted_jobs()
+    }
+
+    /// Mails that may wait or run.
+    #[must_use]
+    pub fn admitted_jobs_max(&self) -> usize {
+        self.scheduler.admitted_jobs_max()
     }
 }
 
@@ -231,6 +240,7 @@ impl Request<'_> {
         // → answer
         let answers: Vec<Answer> =
             answers.into_iter().collect::<Option<_>>().ok_or(Error::Internal)?;
+        self.entry.metrics.mails(answers.len());
         if !self.options.skip_cache {
             let hits = answers.iter().filter(|answer| answer.cached).count();
             self.entry.metrics.cache(hits, answers.len() - hits);
@@ -393,13 +403,14 @@ fn overloaded(full: Overloaded) -> Error {
 /// Records how a request ended; dropped before its end, the client has gone away.
 struct RequestWatch<'a> {
     entry: &'a Entry,
+    slo: &'a SloWatch,
     started: Instant,
     ended: bool,
 }
 
 impl<'a> RequestWatch<'a> {
-    fn start(entry: &'a Entry) -> Self {
-        Self { entry, started: Instant::now(), ended: false }
+    fn start(entry: &'a Entry, slo: &'a SloWatch) -> Self {
+        Self { entry, slo, started: Instant::now(), ended: false }
     }
 
     fn end(&mut self, timings: &Timings, error: Option<&Error>) -> Duration {
@@ -408,10 +419,13 @@ impl<'a> RequestWatch<'a> {
         let metrics = &self.entry.metrics;
         let outcome = error.map_or(Outcome::Ok, Outcome::from);
         metrics.outcome(outcome);
+        self.slo.record(outcome, total);
         match error {
-            Some(Error::Overloaded { .. }) => metrics.rejected(RejectReason::QueueFull),
-            Some(Error::NoRoom { .. }) => metrics.rejected(RejectReason::NoRoom),
-            Some(_) => {}
+            Some(error) => {
+                if let Some(reason) = RejectReason::of(error) {
+                    metrics.rejected(reason);
+                }
+            }
             None => {
                 metrics.stage(Stage::Decode, timings.decode);
                 metrics.stage(Stage::Total, total);
@@ -423,9 +437,10 @@ impl<'a> RequestWatch<'a> {
                 }
             }
         }
-        // What the client did wrong says nothing about the model's health.
-        if outcome != Outcome::Invalid {
-            self.entry.latency.record(total, matches!(outcome, Outcome::Failed | Outcome::Expired));
+        // What the client did wrong says nothing about the model's health, nor does what was
+        // refused in microseconds.
+        if !matches!(outcome, Outcome::Invalid | Outcome::Rejected) {
+            self.entry.latency.record(total, outcome != Outcome::Ok);
         }
         total
     }

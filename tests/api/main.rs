@@ -7,4 +7,5 @@ mod cli;
 mod compatible;
 mod life;
 mod models;
+mod monitoring;
 mod server;
