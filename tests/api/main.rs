@@ -5,6 +5,7 @@ mod bundled;
 mod classify;
 mod cli;
 mod compatible;
+mod dashboard;
 mod life;
 mod models;
 mod monitoring;

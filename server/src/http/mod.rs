@@ -2,6 +2,7 @@
 
 mod body;
 mod classify;
+mod dashboard;
 mod error;
 mod health;
 mod measure;
@@ -19,7 +20,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::http::{HeaderName, Method, Uri};
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::response::{IntoResponse, Redirect};
+use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
@@ -109,7 +110,7 @@ pub fn router(app: App) -> Router {
         .route("/api/health", get(health::health))
         .route("/metrics", get(metrics::metrics))
         .route("/api/metrics", get(metrics::summary))
-        .route("/", get(async || Redirect::temporary("/docs/")))
+        .merge(dashboard::routes())
         .merge(openapi::routes())
         .fallback(unknown_endpoint)
         .method_not_allowed_fallback(unknown_endpoint)
