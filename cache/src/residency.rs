@@ -331,11 +331,12 @@ impl<S: Source> Residency<S> {
                 drop(table);
                 resident.is_some()
             }
-            Phase::Failed { .. } => {
+            Phase::Failed { .. } | Phase::Unloaded => {
                 slot.phase = Phase::Unloaded;
+                slot.last_error = None;
                 false
             }
-            Phase::Unloaded | Phase::Loading { .. } => false,
+            Phase::Loading { .. } => false,
         }
     }
 

@@ -13,6 +13,7 @@ const PERIOD_MS = 2000;
 const $ = (id) => document.getElementById(id);
 const history = new History();
 let latest = null;
+let chosen = false;
 
 const charts = {
   latency: new Chart($("latency"), "Latency", [
@@ -37,6 +38,10 @@ function scopes(metrics) {
     if (!endpoint.startsWith("/assets") && endpoint !== "/") found.push([`endpoint:${endpoint}`, endpoint]);
   }
   keyed($("scope"), found, ([value]) => value, ([value, name]) => h("option", { value }, name), () => {});
+  if (chosen) return;
+  chosen = true;
+  const model = metrics.models.find((model) => model.default) ?? metrics.models[0];
+  if (model) $("scope").value = `model:${model.name}`;
 }
 
 function drawCharts() {
@@ -87,7 +92,7 @@ $("theme").addEventListener("click", () => {
   document.documentElement.dataset.theme = dark ? "light" : "dark";
   localStorage.setItem("theme", theme());
 });
-tryit.setUp($("try"), $("verdicts"), () => (latest?.models ?? []).filter(({ last_error, state }) => state !== "failed" || !last_error).map(({ name }) => name));
+tryit.setUp($("try"), $("verdicts"), () => (latest?.models ?? []).map(({ name }) => name));
 
 refresh();
 setInterval(() => document.hidden || refresh(), PERIOD_MS);

@@ -3,7 +3,8 @@
 import { h, svg, text } from "./dom.js";
 
 const [HEIGHT, LEFT, TOP, BOTTOM] = [150, 52, 8, 18];
-const SPAN_MS = 5 * 60_000;
+/** The shortest of these that shows all there is. */
+const SPANS_MINUTES = [1, 2, 5, 10];
 
 export class Chart {
   /** `series`: `{key, name, colour}`; `format` says a value; `floor`: the least top of the scale. */
@@ -38,10 +39,12 @@ export class Chart {
     const points = this.points;
     if (!width) return;
     const end = points.at(-1)?.now ?? Date.now();
-    const shown = points.filter((point) => point.now >= end - SPAN_MS);
+    const minutes = SPANS_MINUTES.find((span) => span * 60_000 >= end - (points[0]?.now ?? end)) ?? SPANS_MINUTES.at(-1);
+    const span = minutes * 60_000;
+    const shown = points.filter((point) => point.now >= end - span);
     const values = shown.flatMap((point) => this.series.map(({ key }) => point[key])).filter(Number.isFinite);
     const top = scale(Math.max(this.floor, ...values), this.floor);
-    const x = (now) => LEFT + (width - LEFT - 4) * (1 - (end - now) / SPAN_MS);
+    const x = (now) => LEFT + (width - LEFT - 4) * (1 - (end - now) / span);
     const y = (value) => TOP + (HEIGHT - TOP - BOTTOM) * (1 - value / top);
     const parts = [];
     for (const part of [0, 0.5, 1]) {
@@ -49,10 +52,10 @@ export class Chart {
       parts.push(svg("line", { class: "grid", x1: LEFT, x2: width, y1: at, y2: at }));
       parts.push(svg("text", { x: LEFT - 8, y: at + 4, "text-anchor": "end" }, this.format(top * part)));
     }
-    for (const minutes of [4, 2, 0]) {
-      const label = minutes ? `−${minutes} min` : "now";
-      const anchor = minutes ? "middle" : "end";
-      parts.push(svg("text", { x: x(end - minutes * 60_000), y: HEIGHT - 2, "text-anchor": anchor }, label));
+    for (const [part, anchor] of [[1, "start"], [0.5, "middle"], [0, "end"]]) {
+      const ago = minutes * part;
+      const label = part ? (ago < 1 ? `−${ago * 60} s` : `−${ago} min`) : "now";
+      parts.push(svg("text", { x: x(end - part * span), y: HEIGHT - 2, "text-anchor": anchor }, label));
     }
     for (const { key, colour } of [...this.series].reverse()) {
       for (const run of runs(shown, key)) {

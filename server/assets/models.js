@@ -35,9 +35,11 @@ export function table(body, metrics, rates, say) {
     const seen = (value) => format.ms(recent.requests ? value : null);
     const asked = model.cache_hits_total + model.cache_misses_total;
     const badge = row.querySelector(".mark");
-    badge.className = `mark ${STATES[state]}`;
-    text(badge, state + (model.pinned ? " · pinned" : ""));
-    text(row.querySelector(".why"), state === "failed" ? (model.last_error ?? "") : "");
+    // `failed` lasts as long as the back-off; the error stays until a load succeeds.
+    const error = state === "ready" ? null : model.last_error;
+    badge.className = `mark ${error ? "bad" : STATES[state]}`;
+    text(badge, [state, error && state !== "failed" && "last load failed", model.pinned && "pinned"].filter(Boolean).join(" · "));
+    text(row.querySelector(".why"), error ?? "");
     const cells = [
       format.rate(rates.get(`model:${model.name}`)), seen(recent.p50_ms), seen(recent.p95_ms), seen(recent.p99_ms),
       recent.requests ? format.share(recent.error_rate) : "–",

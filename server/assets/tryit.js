@@ -23,7 +23,7 @@ export function setUp(form, list, models) {
         show(card, await classify(name, mail.value, fresh.checked));
       } catch (error) {
         text(card.querySelector("h3 .quiet"), "");
-        card.append(h("p", { class: "mark bad" }, error.message));
+        card.append(h("p", { class: "bad why" }, error.message));
       }
       card.removeAttribute("aria-busy");
     }
@@ -55,5 +55,5 @@ function show(card, { results: [result], timings_ms: timings }) {
     swatch.style.background = format.colour(at);
     return h("li", {}, swatch, `${stage} ${format.ms(value)}`);
   }), h("li", {}, `total ${format.ms(timings.total)}`));
-  card.append(bar, legend);
+  card.append(...(stages.length > 1 ? [bar] : []), legend);
 }

@@ -53,7 +53,9 @@ pub(super) fn judge(app: &App, memory: &MemoryReading) -> Judgement {
     let failed: Vec<_> = catalog
         .entries()
         .map(|entry| (entry, catalog.stats(entry)))
-        .filter(|(_, stats)| stats.state == ModelState::Failed)
+        // The state is `failed` only while the back-off lasts; the error stays until a load
+        // succeeds or an operator unloads the model.
+        .filter(|(_, stats)| stats.state != ModelState::Ready && stats.last_error.is_some())
         .map(|(entry, stats)| (entry.name.clone(), stats.last_error.unwrap_or_default()))
         .collect();
     let verdicts = slo.verdicts(memory.process_share());
