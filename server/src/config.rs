@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use crate::error::Error;
 use crate::memory::MemoryLimit;
-use crate::telemetry::{Objectives, SloOptions};
+use crate::telemetry::{Objectives, SloOptions, TraceOptions, TraceSettings};
 
 /// What can be set. Each is a flag, an environment variable, or a key of `postsort.toml` (with
 /// underscores), the first that is given winning in this order.
@@ -70,6 +70,9 @@ pub struct Options {
     /// Service level objectives; `[slo]` in the file.
     #[command(flatten)]
     pub slo: SloOptions,
+    /// Traces and request logs; `[traces]` in the file.
+    #[command(flatten)]
+    pub traces: TraceOptions,
 }
 
 /// Validated settings.
@@ -103,6 +106,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// What the service is judged by.
     pub objectives: Objectives,
+    /// What is told of requests, and where.
+    pub traces: TraceSettings,
 }
 
 /// Limits of one request.
@@ -160,6 +165,7 @@ impl Options {
             body_timeout_ms: self.body_timeout_ms.or(other.body_timeout_ms),
             drain_timeout_ms: self.drain_timeout_ms.or(other.drain_timeout_ms),
             slo: self.slo.or(other.slo),
+            traces: self.traces.or(other.traces),
         }
     }
 
@@ -200,6 +206,7 @@ impl Options {
             batch_tokens_max: at_least_one("batch_tokens_max", self.batch_tokens_max, 2048)?,
             drain_timeout: Duration::from_millis(self.drain_timeout_ms.unwrap_or(30_000)),
             objectives: self.slo.resolve()?,
+            traces: self.traces.resolve()?,
             limits,
         })
     }

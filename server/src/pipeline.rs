@@ -1,7 +1,7 @@
 //! THE straight line: a request's way from mail to labels, top to bottom in [`Pipeline::classify`].
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use postsort_cache::{Claim, Digest, Digester, Lead, Lease, ResultCache, ResultStats, Weigh};
 use postsort_models::{Encoded, LoadOptions, LongText, TextTokenizer, aggregate};
@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::input::{Input, Readable};
 use crate::scheduler::plan::BatchLimits;
 use crate::scheduler::{Job, JobError, Overloaded, Priority, Scheduler, SchedulerLimits};
-use crate::telemetry::{Metrics, Outcome, RejectReason, SloWatch, Stage};
+use crate::telemetry::{Metrics, ModelNote, Outcome, RejectReason, SloWatch, Stage, note};
 
 /// Decoding and tokenising more than this many bytes is done off the network threads: it takes
 /// longer than the hand-over does.
@@ -92,6 +92,10 @@ impl Weigh for Verdict {
 pub struct Timings {
     /// Mail to text.
     pub decode: Duration,
+    /// Looking the mails up, and waiting for whoever computes the same.
+    pub cache: Duration,
+    /// Waiting for the model to be loaded.
+    pub load: Duration,
     /// Waiting for the engine.
     pub queue: Duration,
     /// Text to token ids.
@@ -100,6 +104,21 @@ pub struct Timings {
     pub infer: Duration,
     /// All of it.
     pub total: Duration,
+}
+
+impl Timings {
+    /// In the order in which they take place.
+    #[must_use]
+    pub const fn stages(&self) -> [(&'static str, Duration); 6] {
+        [
+            ("decode", self.decode),
+            ("cache", self.cache),
+            ("load", self.load),
+            ("tokenize", self.tokenize),
+            ("queue", self.queue),
+            ("infer", self.infer),
+        ]
+    }
 }
 
 impl Pipeline {
@@ -143,7 +162,7 @@ impl Pipeline {
         options: ClassifyOptions,
     ) -> Result<Classified, Error> {
         let entry = self.catalog.entry(model)?;
-        let mut watch = RequestWatch::start(entry, &self.slo);
+        let mut watch = RequestWatch::start(entry, &self.slo, inputs.len());
         let timeout = options.timeout.unwrap_or(self.limits.timeout);
         let deadline = watch.started + timeout;
         let mut request =
@@ -212,6 +231,7 @@ impl Request<'_> {
         let mut open: Vec<usize> = (0..texts.len()).collect();
         while !open.is_empty() {
             let (mut ours, mut theirs) = (Vec::<Ours>::new(), Vec::new());
+            let clock = Instant::now();
             for at in open.drain(..) {
                 if self.options.skip_cache {
                     ours.push((at, None));
@@ -223,11 +243,13 @@ impl Request<'_> {
                     Claim::Lead(lead) => ours.push((at, Some(lead))),
                 }
             }
+            self.timings.cache += clock.elapsed();
             if !ours.is_empty() {
                 for (at, verdict) in self.compute(&texts, long, ours).await? {
                     answers[at] = Some(Answer { verdict, cached: false });
                 }
             }
+            let clock = Instant::now();
             for (at, verdict) in theirs {
                 match verdict.await {
                     Ok(verdict) => answers[at] = Some(Answer { verdict, cached: true }),
@@ -235,6 +257,7 @@ impl Request<'_> {
                     Err(_) => open.push(at),
                 }
             }
+            self.timings.cache += clock.elapsed();
         }
 
         // → answer
@@ -270,7 +293,9 @@ impl Request<'_> {
         let _admission = self.pipeline.scheduler.admit(ours.len()).map_err(overloaded)?;
 
         // → lease on the model, loading it if need be
+        let clock = Instant::now();
         let model = self.pipeline.catalog.acquire(self.entry).await?;
+        self.timings.load += clock.elapsed();
 
         // → tokenise
         let wanted: Vec<usize> = ours.iter().map(|(at, _)| *at).collect();
@@ -404,13 +429,14 @@ fn overloaded(full: Overloaded) -> Error {
 struct RequestWatch<'a> {
     entry: &'a Entry,
     slo: &'a SloWatch,
+    mails: usize,
     started: Instant,
     ended: bool,
 }
 
 impl<'a> RequestWatch<'a> {
-    fn start(entry: &'a Entry, slo: &'a SloWatch) -> Self {
-        Self { entry, slo, started: Instant::now(), ended: false }
+    fn start(entry: &'a Entry, slo: &'a SloWatch, mails: usize) -> Self {
+        Self { entry, slo, mails, started: Instant::now(), ended: false }
     }
 
     fn end(&mut self, timings: &Timings, error: Option<&Error>) -> Duration {
@@ -420,6 +446,14 @@ impl<'a> RequestWatch<'a> {
         let outcome = error.map_or(Outcome::Ok, Outcome::from);
         metrics.outcome(outcome);
         self.slo.record(outcome, total);
+        note(|| ModelNote {
+            model: self.entry.name.as_str().into(),
+            outcome,
+            mails: self.mails,
+            started: SystemTime::now() - total,
+            total,
+            stages: timings.stages(),
+        });
         match error {
             Some(error) => {
                 if let Some(reason) = RejectReason::of(error) {

@@ -26,7 +26,7 @@ pub async fn run(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), Error> {
     let pipeline = Arc::new(Pipeline::new(config)?);
-    let app = App::new(Arc::clone(&pipeline), config);
+    let app = App::new(Arc::clone(&pipeline), config)?;
     let upkeep = tokio::spawn(upkeep(Arc::clone(&pipeline)));
     let preload = tokio::spawn(preload(app.clone(), config.preload.clone()));
 

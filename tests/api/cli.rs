@@ -150,6 +150,8 @@ fn drains_at_sigterm_and_logs_no_mail() {
             "127.0.0.1:0",
             "--models-dir",
             dir.path().to_str().expect("text"),
+            "--slow-request-ms",
+            "0",
         ])
         .env("POSTSORT_LOG", "trace")
         .stderr(Stdio::piped())
@@ -203,5 +205,6 @@ fn drains_at_sigterm_and_logs_no_mail() {
     assert!(child.wait().expect("ends").success());
     let log = rest.join().expect("a log");
     assert!(log.contains("draining"), "{log}");
+    assert!(log.contains("slow request") && log.contains("infer_ms"), "{log}");
     assert!(!log.contains(canary), "{log}");
 }

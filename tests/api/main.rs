@@ -10,3 +10,4 @@ mod life;
 mod models;
 mod monitoring;
 mod server;
+mod traces;

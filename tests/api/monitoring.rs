@@ -292,3 +292,53 @@ fn looking_does_not_change_what_is_evicted() {
     assert_eq!(server.get("/v1/models/bert").json()["state"], "unloaded");
     assert_eq!(server.get("/v1/models/distilbert").json()["state"], "ready");
 }
+
+/// Every metric that the alerts, the Grafana dashboard and the documentation name is there, and
+/// every metric that is there is documented.
+#[test]
+fn alerts_dashboards_and_documentation_know_the_metrics() {
+    let dir = models_dir(&["bert"]);
+    let mut settings = options(dir.path());
+    settings.traces.endpoint = Some("http://127.0.0.1:1".to_owned());
+    let server = Server::start(settings);
+    server.classify(&json!({"inputs": "a"}));
+    let text = server.get("/metrics").text;
+    let names = |text: &str| -> BTreeSet<String> {
+        text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
+            .filter(|word| word.starts_with("postsort_"))
+            .map(str::to_owned)
+            .collect()
+    };
+    let known: BTreeSet<String> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next().map(str::to_owned))
+        .collect();
+    let read =
+        |path: &str| std::fs::read_to_string(crate::server::root().join(path)).expect("reads");
+    // Only where the control group has limits.
+    let known_here_or_elsewhere = |name: &str| {
+        let stem = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
+        known.contains(name)
+            || stem.is_some_and(|stem| known.contains(stem))
+            || name.starts_with("postsort_cgroup_")
+    };
+    for path in
+        ["deploy/prometheus/alerts.yml", "deploy/grafana/postsort.json", "docs/monitoring.md"]
+    {
+        let named = names(&read(path));
+        assert!(named.len() > 10, "{path}: {named:?}");
+        for name in named {
+            assert!(known_here_or_elsewhere(&name), "{path} names {name}, which is not there");
+        }
+    }
+    let documented = names(&read("docs/monitoring.md"));
+    for name in &known {
+        assert!(documented.contains(name), "{name} is not in docs/monitoring.md");
+    }
+    // Every alert has its words.
+    let (alerts, guide) = (read("deploy/prometheus/alerts.yml"), read("docs/monitoring.md"));
+    for alert in alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")) {
+        assert!(guide.contains(&format!("### {alert}\n")), "{alert} is not in docs/monitoring.md");
+        assert!(read("deploy/prometheus/tests/alerts.yml").contains(alert), "{alert} has no test");
+    }
+}

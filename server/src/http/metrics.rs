@@ -1,5 +1,7 @@
 //! Metrics: Prometheus text for scrapers, a JSON summary for the dashboard and for people.
 
+use std::sync::atomic::Ordering;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::header;
@@ -20,6 +22,10 @@ pub(super) async fn metrics(State(app): State<App>) -> Response {
     }
     app.http_metrics.set_gauges();
     let vitals = Vitals::take(&app.models_dir);
+    let traces = app.tracer.exporter().map(|exporter| {
+        let counts = exporter.counts();
+        (counts.exported.load(Ordering::Relaxed), counts.dropped.load(Ordering::Relaxed))
+    });
     let text = pipeline.metrics.render(&Readings {
         ready: reasons(&app).is_empty(),
         memory_used_bytes: catalog.used_bytes(),
@@ -28,6 +34,7 @@ pub(super) async fn metrics(State(app): State<App>) -> Response {
         queue_jobs_max: pipeline.admitted_jobs_max(),
         results: pipeline.result_stats(),
         verdicts: pipeline.slo.verdicts(vitals.memory.process_share()),
+        traces,
         vitals,
     });
     let content_type = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];

@@ -11,6 +11,7 @@ mod models;
 mod oip;
 mod openapi;
 mod tei;
+mod trace;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,12 +19,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::http::{HeaderName, Method, Uri};
+use axum::http::{Method, Uri};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 
 use crate::config::Config;
 use crate::error::Error;
@@ -31,6 +31,7 @@ use crate::pipeline::Pipeline;
 use crate::telemetry::HttpMetrics;
 
 pub use classify::{ClassifyRequest, ClassifyResponse};
+pub use trace::Tracer;
 
 /// What handlers share.
 #[derive(Clone, Debug)]
@@ -41,17 +42,22 @@ pub struct App {
     pub life: Arc<Life>,
     /// What endpoints were asked, and how it went.
     pub http_metrics: Arc<HttpMetrics>,
+    /// What is told of requests, and where.
+    pub tracer: Arc<Tracer>,
     /// Where the models are.
     pub models_dir: Arc<Path>,
 }
 
 impl App {
     /// A server that has just started.
-    #[must_use]
-    pub fn new(pipeline: Arc<Pipeline>, config: &Config) -> Self {
+    ///
+    /// # Errors
+    /// See [`Tracer::new`].
+    pub fn new(pipeline: Arc<Pipeline>, config: &Config) -> Result<Self, Error> {
         let http_metrics = Arc::new(HttpMetrics::new(Arc::clone(&pipeline.metrics)));
         let models_dir = Arc::from(config.models_dir.as_path());
-        Self { pipeline, life: Arc::default(), http_metrics, models_dir }
+        let tracer = Arc::new(Tracer::new(config.traces.clone())?);
+        Ok(Self { pipeline, life: Arc::default(), http_metrics, tracer, models_dir })
     }
 }
 
@@ -93,7 +99,7 @@ impl Life {
 /// All routes with their layers.
 pub fn router(app: App) -> Router {
     let http_metrics = Arc::clone(&app.http_metrics);
-    let request_id = HeaderName::from_static("x-request-id");
+    let tracer = Arc::clone(&app.tracer);
     Router::new()
         .route("/v1/classify", post(classify::classify))
         .route("/v1/models", get(models::list))
@@ -117,8 +123,7 @@ pub fn router(app: App) -> Router {
         .layer(from_fn(error::in_the_protocols_own_form))
         .layer(CatchPanicLayer::custom(|_| Error::Internal.into_response()))
         .layer(from_fn_with_state(http_metrics, measure::measure))
-        .layer(PropagateRequestIdLayer::new(request_id.clone()))
-        .layer(SetRequestIdLayer::new(request_id, MakeRequestUuid))
+        .layer(from_fn_with_state(tracer, trace::trace))
         .with_state(app)
 }
 

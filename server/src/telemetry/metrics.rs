@@ -43,6 +43,8 @@ pub(crate) struct Readings {
     pub(crate) queue_jobs_max: usize,
     pub(crate) results: postsort_cache::ResultStats,
     pub(crate) verdicts: [Verdict; 4],
+    /// Traces exported and dropped.
+    pub(crate) traces: Option<(u64, u64)>,
     pub(crate) vitals: Vitals,
 }
 
@@ -127,6 +129,10 @@ impl Readings {
         out.sample(names::CACHE_EVICTIONS, &[], self.results.evictions as f64);
         for verdict in &self.verdicts {
             out.sample(names::SLO_MET, &[("slo", verdict.slo)], one_if(verdict.met));
+        }
+        if let Some((exported, dropped)) = self.traces {
+            out.sample(names::TRACES_EXPORTED, &[], exported as f64);
+            out.sample(names::TRACES_DROPPED, &[], dropped as f64);
         }
         self.vitals.write(&mut out);
         out.into_text()

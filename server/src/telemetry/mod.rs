@@ -1,4 +1,4 @@
-//! What an operator sees: metrics, latency windows, objectives, logs.
+//! What an operator sees: metrics, latency windows, objectives, traces, logs.
 
 mod alarms;
 mod exposition;
@@ -8,7 +8,10 @@ mod logs;
 mod metrics;
 mod model_metrics;
 mod names;
+mod otlp;
 mod slo;
+mod trace;
+mod trace_settings;
 mod vitals;
 mod window;
 
@@ -18,9 +21,13 @@ pub use latency::{LatencySummary, LatencyTotals, LatencyWindow};
 pub use logs::init_logs;
 pub use metrics::Metrics;
 pub use model_metrics::{ModelMetrics, ModelTally, Outcome, RejectReason, Stage};
+pub use otlp::{TraceCounts, TraceExporter};
 pub use slo::{Objectives, SloOptions, SloWatch, Verdict};
+pub use trace::{ModelNote, RequestTrace, TraceContext};
+pub use trace_settings::{TraceOptions, TraceSettings};
 pub use vitals::{RuntimeReading, Vitals};
 
 pub(crate) use alarms::{Situation, alarms};
 pub(crate) use http_metrics::ByteCounter;
 pub(crate) use metrics::Readings;
+pub(crate) use trace::{note, noting, usable_request_id};

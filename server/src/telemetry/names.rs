@@ -54,6 +54,8 @@ pub(super) const RUNTIME_TASKS: &str = "postsort_runtime_tasks";
 pub(super) const RUNTIME_QUEUE: &str = "postsort_runtime_queue_tasks";
 pub(super) const RUNTIME_BUSY: &str = "postsort_runtime_busy_seconds_total";
 pub(super) const COMPUTE_THREADS: &str = "postsort_compute_threads";
+pub(super) const TRACES_EXPORTED: &str = "postsort_traces_exported_total";
+pub(super) const TRACES_DROPPED: &str = "postsort_traces_dropped_total";
 pub(super) const BUILD_INFO: &str = "postsort_build_info";
 
 /// What a metric is.
@@ -126,6 +128,8 @@ pub(super) const ALL: &[(&str, Kind, Unit, &str)] = {
         (RUNTIME_QUEUE, Gauge, Count, "Asynchronous tasks that wait for a network thread"),
         (RUNTIME_BUSY, Counter, Seconds, "Time that network threads were busy"),
         (COMPUTE_THREADS, Gauge, Count, "Threads of the compute pool"),
+        (TRACES_EXPORTED, Counter, Count, "Traces that the collector took"),
+        (TRACES_DROPPED, Counter, Count, "Traces lost: the queue was full or the collector away"),
         (BUILD_INFO, Gauge, Count, "1, with the version as a label"),
     ]
 };
