@@ -13,7 +13,7 @@ use axum::body::Body;
 use axum::http::Request;
 use postsort_cache::{Claim, Digester, ResultCache, Weigh};
 use postsort_email::{Limits, read_rfc822};
-use postsort_models::{LongText, ModelFolder, TextTokenizer};
+use postsort_models::{LoadOptions, LongText, Model, ModelFolder};
 use postsort_server::config::Options;
 use postsort_server::http::{App, router};
 use postsort_server::pipeline::Pipeline;
@@ -58,9 +58,11 @@ fn main() {
         }
         "tokenize" => {
             let folder = ModelFolder::open(&root().join("bundled/spam")).expect("the model");
-            let tokenizer = TextTokenizer::open(&folder).expect("its tokenizer");
+            let model = Model::load(&folder, &LoadOptions::default()).expect("loads");
             let text = "please find the attached figures of the third quarter ".repeat(12);
-            repeat(times, || drop(black_box(tokenizer.encode(&text, 0, LongText::Truncate))))
+            repeat(times, || {
+                drop(black_box(model.tokenizer().encode(&text, 0, LongText::Truncate)))
+            })
         }
         "cached" => {
             serve("/v1/classify", Some(r#"{"inputs":"are we still on for lunch?"}"#), times)
