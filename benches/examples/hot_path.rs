@@ -45,7 +45,7 @@ fn main() {
     let took = match part.as_str() {
         "decode" => {
             let limits = Limits::default();
-            repeat(times, || drop(black_box(read_rfc822(black_box(MAIL.as_bytes()), &limits))))
+            repeat(times, || read_rfc822(black_box(MAIL.as_bytes()), &limits))
         }
         "lookup" => {
             let digest =
@@ -54,15 +54,13 @@ fn main() {
             if let Claim::Lead(lead) = results.claim(digest()) {
                 lead.fulfil(&Arc::new(Logits([0.5, -0.5].into())));
             }
-            repeat(times, || assert!(results.get(black_box(digest())).is_some()))
+            repeat(times, || results.get(black_box(digest())).is_some())
         }
         "tokenize" => {
             let folder = ModelFolder::open(&root().join("bundled/spam")).expect("the model");
             let model = Model::load(&folder, &LoadOptions::default()).expect("loads");
             let text = "please find the attached figures of the third quarter ".repeat(12);
-            repeat(times, || {
-                drop(black_box(model.tokenizer().encode(&text, 0, LongText::Truncate)))
-            })
+            repeat(times, || model.tokenizer().encode(&text, 0, LongText::Truncate))
         }
         "cached" => {
             serve("/v1/classify", Some(r#"{"inputs":"are we still on for lunch?"}"#), times)
@@ -73,9 +71,9 @@ fn main() {
     println!("{part}: {:.3} us each", took / f64::from(times.max(1)) * 1e6);
 }
 
-fn repeat(times: u32, mut work: impl FnMut()) -> f64 {
+fn repeat<T>(times: u32, mut work: impl FnMut() -> T) -> f64 {
     let clock = Instant::now();
-    (0..times).for_each(|_| work());
+    (0..times).for_each(|_| drop(black_box(work())));
     clock.elapsed().as_secs_f64()
 }
 

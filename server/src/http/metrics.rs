@@ -1,5 +1,6 @@
 //! Metrics: Prometheus text for scrapers, a JSON summary for the dashboard and for people.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use axum::Json;
@@ -10,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::App;
 use super::health::{judge, memory_json, reasons};
+use crate::error::Error;
 use crate::memory::MemoryReading;
 use crate::telemetry::{Readings, Vitals};
 
@@ -26,7 +28,7 @@ pub(super) async fn metrics(State(app): State<App>) -> Response {
         let counts = exporter.counts();
         (counts.exported.load(Ordering::Relaxed), counts.dropped.load(Ordering::Relaxed))
     });
-    let text = pipeline.metrics.render(&Readings {
+    let readings = Readings {
         ready: reasons(&app).is_empty(),
         memory_used_bytes: catalog.used_bytes(),
         memory_budget_bytes: catalog.budget_bytes(),
@@ -36,7 +38,11 @@ pub(super) async fn metrics(State(app): State<App>) -> Response {
         verdicts: pipeline.slo.verdicts(vitals.memory.process_share()),
         traces,
         vitals,
-    });
+    };
+    // Many models make milliseconds of text: not on a thread that the network needs.
+    let recorder = Arc::clone(&pipeline.metrics);
+    let rendered = tokio::task::spawn_blocking(move || recorder.render(&readings)).await;
+    let Ok(text) = rendered else { return Error::Internal.into_response() };
     let content_type = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     (content_type, text).into_response()
 }
