@@ -8,6 +8,13 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Digest(u128);
 
+/// 32 hexadecimal digits.
+impl std::fmt::Display for Digest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(&format!("{:032x}", self.0))
+    }
+}
+
 /// Builds a [`Digest`] from fields; each is length-prefixed, so that moving a byte from one field
 /// to the next changes the digest.
 #[derive(Debug, Default)]
@@ -49,5 +56,6 @@ mod tests {
         assert_ne!(ab_c, a_bc);
         assert_ne!(ab_c, abc);
         assert_eq!(ab_c, Digester::new().field(b"ab").field(b"c").finish());
+        assert_eq!((abc.to_string().len(), format!("{abc:.16}").len()), (32, 16));
     }
 }

@@ -256,6 +256,16 @@ impl<S: Source> Residency<S> {
         self.table.lock().lease(name)
     }
 
+    /// A lease if the model is in memory, without counting as use: whoever only looks must not
+    /// change what is evicted next.
+    #[must_use]
+    pub fn peek(&self, name: &str) -> Option<Lease<S::Model>> {
+        match &self.table.lock().slots.get(name)?.phase {
+            Phase::Ready(resident) => Some(Lease(Arc::clone(resident))),
+            _ => None,
+        }
+    }
+
     /// A lease; the model is loaded if need be. Requests that come while it loads wait for that
     /// one load, which goes on even if all of them are cancelled.
     ///
@@ -321,11 +331,12 @@ impl<S: Source> Residency<S> {
                 drop(table);
                 resident.is_some()
             }
-            Phase::Failed { .. } => {
+            Phase::Failed { .. } | Phase::Unloaded => {
                 slot.phase = Phase::Unloaded;
+                slot.last_error = None;
                 false
             }
-            Phase::Unloaded | Phase::Loading { .. } => false,
+            Phase::Loading { .. } => false,
         }
     }
 

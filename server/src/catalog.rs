@@ -134,10 +134,10 @@ impl Catalog {
         })
     }
 
-    /// The model if it is in memory.
+    /// The model if it is in memory. Looking does not count as use.
     #[must_use]
     pub fn resident(&self, entry: &Entry) -> Option<Lease<Served>> {
-        self.residency.lease(&entry.name)
+        self.residency.peek(&entry.name)
     }
 
     /// Drops the model from memory when its last request ends. Whether it was there.
@@ -194,6 +194,7 @@ impl Source for Folders {
         let (entry, folder) = self.folder(name)?;
         let started = std::time::Instant::now();
         let model = Model::load(folder, &self.options).map_err(|error| {
+            entry.metrics.load_failed();
             tracing::error!(model = name, %error, "load failed");
             error.to_string()
         })?;
@@ -213,6 +214,9 @@ impl Source for Folders {
     }
 
     fn panicked(&self, name: &str) -> String {
+        if let Some(entry) = self.entries.get(name) {
+            entry.metrics.load_failed();
+        }
         tracing::error!(model = name, "load panicked");
         "the loader panicked".to_owned()
     }

@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use crate::error::Error;
 use crate::memory::MemoryLimit;
+use crate::telemetry::{Objectives, SloOptions, TraceOptions, TraceSettings};
 
 /// What can be set. Each is a flag, an environment variable, or a key of `postsort.toml` (with
 /// underscores), the first that is given winning in this order.
@@ -69,6 +70,12 @@ pub struct Options {
     /// How long requests may finish after SIGTERM, in milliseconds [default: 30000]
     #[arg(long, env = "POSTSORT_DRAIN_TIMEOUT_MS", value_name = "MS")]
     pub drain_timeout_ms: Option<u64>,
+    /// Service level objectives; `[slo]` in the file.
+    #[command(flatten)]
+    pub slo: SloOptions,
+    /// Traces and request logs; `[traces]` in the file.
+    #[command(flatten)]
+    pub traces: TraceOptions,
 }
 
 /// Validated settings.
@@ -102,6 +109,10 @@ pub struct Config {
     pub batch_tokens_max: usize,
     /// How long requests may finish after SIGTERM.
     pub drain_timeout: Duration,
+    /// What the service is judged by.
+    pub objectives: Objectives,
+    /// What is told of requests, and where.
+    pub traces: TraceSettings,
 }
 
 /// Limits of one request.
@@ -159,6 +170,8 @@ impl Options {
             request_timeout_ms: self.request_timeout_ms.or(other.request_timeout_ms),
             body_timeout_ms: self.body_timeout_ms.or(other.body_timeout_ms),
             drain_timeout_ms: self.drain_timeout_ms.or(other.drain_timeout_ms),
+            slo: self.slo.or(other.slo),
+            traces: self.traces.or(other.traces),
         }
     }
 
@@ -199,6 +212,8 @@ impl Options {
             queued_jobs_max: at_least_one("queued_jobs_max", self.queued_jobs_max, 1024)?,
             batch_tokens_max: at_least_one("batch_tokens_max", self.batch_tokens_max, 2048)?,
             drain_timeout: Duration::from_millis(self.drain_timeout_ms.unwrap_or(30_000)),
+            objectives: self.slo.resolve()?,
+            traces: self.traces.resolve()?,
             limits,
         })
     }
@@ -279,13 +294,17 @@ mod tests {
     fn the_file_fills_only_what_is_open() {
         let dir = tempfile::tempdir().expect("temporary folder");
         let path = dir.path().join("settings.toml");
-        std::fs::write(&path, "items_max = 3\nthreads = 7\nmemory_bytes_max = \"1GiB\"\n")
-            .expect("write");
+        std::fs::write(
+            &path,
+            "items_max = 3\nthreads = 7\nmemory_bytes_max = \"1GiB\"\n[slo]\np95_ms = 50.0\n",
+        )
+        .expect("write");
         let options = Options { threads: Some(2), ..Options::default() };
         let config = options.with_file(Some(&path)).expect("reads").resolve().expect("valid");
         assert_eq!(config.threads, 2);
         assert_eq!(config.limits.items_max, 3);
         assert_eq!(config.memory_bytes_max, 1 << 30);
+        assert_eq!(config.objectives.p95.as_millis(), 50);
     }
 
     #[test]

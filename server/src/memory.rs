@@ -79,6 +79,12 @@ pub struct MemoryReading {
     pub used_bytes: u64,
     /// Resident set of this process.
     pub process_bytes: u64,
+    /// The machine's memory.
+    pub machine_bytes: u64,
+    /// What is in use of the machine's memory.
+    pub machine_used_bytes: u64,
+    /// The control group's limit and what is in use of it, page cache included; if it has a limit.
+    pub group_bytes: Option<(u64, u64)>,
 }
 
 impl MemoryReading {
@@ -87,17 +93,17 @@ impl MemoryReading {
     pub fn take() -> Self {
         let mut system = System::new();
         system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
-        let (mut total_bytes, mut used_bytes) = (
+        let (machine_bytes, machine_used_bytes) = (
             system.total_memory(),
             system.total_memory().saturating_sub(system.available_memory()),
         );
-        if let Some(group) = system.cgroup_limits()
-            && group.total_memory > 0
-            && group.total_memory < total_bytes
-        {
-            total_bytes = group.total_memory;
-            used_bytes = group.total_memory.saturating_sub(group.free_memory);
-        }
+        let group_bytes = system
+            .cgroup_limits()
+            .filter(|group| group.total_memory > 0 && group.total_memory < machine_bytes)
+            .map(|group| {
+                (group.total_memory, group.total_memory.saturating_sub(group.free_memory))
+            });
+        let (total_bytes, used_bytes) = group_bytes.unwrap_or((machine_bytes, machine_used_bytes));
         let process_bytes = sysinfo::get_current_pid().map_or(0, |pid| {
             system.refresh_processes_specifics(
                 ProcessesToUpdate::Some(&[pid]),
@@ -106,7 +112,22 @@ impl MemoryReading {
             );
             system.process(pid).map_or(0, sysinfo::Process::memory)
         });
-        Self { total_bytes, used_bytes, process_bytes }
+        Self {
+            total_bytes,
+            used_bytes,
+            process_bytes,
+            machine_bytes,
+            machine_used_bytes,
+            group_bytes,
+        }
+    }
+
+    /// The share of the memory that this process may use which it has resident. Others' memory and
+    /// the page cache are not the server's doing, so they are not counted.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a share")]
+    pub fn process_share(&self) -> f64 {
+        self.process_bytes as f64 / self.total_bytes.max(1) as f64
     }
 }
 

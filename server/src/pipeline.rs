@@ -1,7 +1,7 @@
 //! THE straight line: a request's way from mail to labels, top to bottom in [`Pipeline::classify`].
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use postsort_cache::{Claim, Digest, Digester, Lead, Lease, ResultCache, ResultStats, Weigh};
 use postsort_models::{Encoded, LongText, TextTokenizer, aggregate};
@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::input::{Input, Readable};
 use crate::scheduler::plan::BatchLimits;
 use crate::scheduler::{Job, JobError, Overloaded, Priority, Scheduler, SchedulerLimits};
-use crate::telemetry::{Metrics, Outcome, RejectReason, Stage};
+use crate::telemetry::{Metrics, ModelNote, Outcome, RejectReason, SloWatch, Stage, note};
 
 /// Decoding and tokenising more than this many bytes is done off the network threads: it takes
 /// longer than the hand-over does.
@@ -25,6 +25,8 @@ pub struct Pipeline {
     pub catalog: Catalog,
     /// Their metrics.
     pub metrics: Arc<Metrics>,
+    /// What the service is judged by.
+    pub slo: SloWatch,
     /// Limits of one request.
     pub limits: RequestLimits,
     results: ResultCache<Verdict>,
@@ -90,6 +92,10 @@ impl Weigh for Verdict {
 pub struct Timings {
     /// Mail to text.
     pub decode: Duration,
+    /// Looking the mails up, and waiting for whoever computes the same.
+    pub cache: Duration,
+    /// Waiting for the model to be loaded.
+    pub load: Duration,
     /// Waiting for the engine.
     pub queue: Duration,
     /// Text to token ids.
@@ -98,6 +104,21 @@ pub struct Timings {
     pub infer: Duration,
     /// All of it.
     pub total: Duration,
+}
+
+impl Timings {
+    /// In the order in which they take place.
+    #[must_use]
+    pub const fn stages(&self) -> [(&'static str, Duration); 6] {
+        [
+            ("decode", self.decode),
+            ("cache", self.cache),
+            ("load", self.load),
+            ("tokenize", self.tokenize),
+            ("queue", self.queue),
+            ("infer", self.infer),
+        ]
+    }
 }
 
 impl Pipeline {
@@ -122,6 +143,7 @@ impl Pipeline {
         Ok(Self {
             catalog,
             metrics,
+            slo: SloWatch::new(config.objectives),
             limits: config.limits,
             results: ResultCache::new(config.result_cache_bytes_max),
             scheduler: Scheduler::start(limits).map_err(|e| Error::setup("engine thread", e))?,
@@ -139,7 +161,7 @@ impl Pipeline {
         options: ClassifyOptions,
     ) -> Result<Classified, Error> {
         let entry = self.catalog.entry(model)?;
-        let mut watch = RequestWatch::start(entry);
+        let mut watch = RequestWatch::start(entry, &self.slo, inputs.len());
         let timeout = options.timeout.unwrap_or(self.limits.timeout);
         let deadline = watch.started + timeout;
         let mut request =
@@ -163,6 +185,12 @@ impl Pipeline {
     #[must_use]
     pub fn admitted_jobs(&self) -> usize {
         self.scheduler.admitted_jobs()
+    }
+
+    /// Mails that may wait or run.
+    #[must_use]
+    pub fn admitted_jobs_max(&self) -> usize {
+        self.scheduler.admitted_jobs_max()
     }
 }
 
@@ -202,6 +230,7 @@ impl Request<'_> {
         let mut open: Vec<usize> = (0..texts.len()).collect();
         while !open.is_empty() {
             let (mut ours, mut theirs) = (Vec::<Ours>::new(), Vec::new());
+            let clock = Instant::now();
             for at in open.drain(..) {
                 if self.options.skip_cache {
                     ours.push((at, None));
@@ -213,11 +242,13 @@ impl Request<'_> {
                     Claim::Lead(lead) => ours.push((at, Some(lead))),
                 }
             }
+            self.timings.cache += clock.elapsed();
             if !ours.is_empty() {
                 for (at, verdict) in self.compute(&texts, long, ours).await? {
                     answers[at] = Some(Answer { verdict, cached: false });
                 }
             }
+            let clock = Instant::now();
             for (at, verdict) in theirs {
                 match verdict.await {
                     Ok(verdict) => answers[at] = Some(Answer { verdict, cached: true }),
@@ -225,11 +256,13 @@ impl Request<'_> {
                     Err(_) => open.push(at),
                 }
             }
+            self.timings.cache += clock.elapsed();
         }
 
         // → answer
         let answers: Vec<Answer> =
             answers.into_iter().collect::<Option<_>>().ok_or(Error::Internal)?;
+        self.entry.metrics.mails(answers.len());
         if !self.options.skip_cache {
             let hits = answers.iter().filter(|answer| answer.cached).count();
             self.entry.metrics.cache(hits, answers.len() - hits);
@@ -259,7 +292,9 @@ impl Request<'_> {
         let _admission = self.pipeline.scheduler.admit(ours.len()).map_err(overloaded)?;
 
         // → lease on the model, loading it if need be
+        let clock = Instant::now();
         let model = self.pipeline.catalog.acquire(self.entry).await?;
+        self.timings.load += clock.elapsed();
 
         // → tokenise
         let wanted: Vec<usize> = ours.iter().map(|(at, _)| *at).collect();
@@ -392,13 +427,15 @@ fn overloaded(full: Overloaded) -> Error {
 /// Records how a request ended; dropped before its end, the client has gone away.
 struct RequestWatch<'a> {
     entry: &'a Entry,
+    slo: &'a SloWatch,
+    mails: usize,
     started: Instant,
     ended: bool,
 }
 
 impl<'a> RequestWatch<'a> {
-    fn start(entry: &'a Entry) -> Self {
-        Self { entry, started: Instant::now(), ended: false }
+    fn start(entry: &'a Entry, slo: &'a SloWatch, mails: usize) -> Self {
+        Self { entry, slo, mails, started: Instant::now(), ended: false }
     }
 
     fn end(&mut self, timings: &Timings, error: Option<&Error>) -> Duration {
@@ -407,10 +444,21 @@ impl<'a> RequestWatch<'a> {
         let metrics = &self.entry.metrics;
         let outcome = error.map_or(Outcome::Ok, Outcome::from);
         metrics.outcome(outcome);
+        self.slo.record(outcome, total);
+        note(|| ModelNote {
+            model: self.entry.name.as_str().into(),
+            outcome,
+            mails: self.mails,
+            started: SystemTime::now() - total,
+            total,
+            stages: timings.stages(),
+        });
         match error {
-            Some(Error::Overloaded { .. }) => metrics.rejected(RejectReason::QueueFull),
-            Some(Error::NoRoom { .. }) => metrics.rejected(RejectReason::NoRoom),
-            Some(_) => {}
+            Some(error) => {
+                if let Some(reason) = RejectReason::of(error) {
+                    metrics.rejected(reason);
+                }
+            }
             None => {
                 metrics.stage(Stage::Decode, timings.decode);
                 metrics.stage(Stage::Total, total);
@@ -422,9 +470,10 @@ impl<'a> RequestWatch<'a> {
                 }
             }
         }
-        // What the client did wrong says nothing about the model's health.
-        if outcome != Outcome::Invalid {
-            self.entry.latency.record(total, matches!(outcome, Outcome::Failed | Outcome::Expired));
+        // What the client did wrong says nothing about the model's health, nor does what was
+        // refused in microseconds.
+        if !matches!(outcome, Outcome::Invalid | Outcome::Rejected) {
+            self.entry.latency.record(total, outcome != Outcome::Ok);
         }
         total
     }

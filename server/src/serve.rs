@@ -9,11 +9,11 @@ use tokio::net::TcpListener;
 
 use crate::config::Config;
 use crate::error::Error;
-use crate::http::{App, Life, router};
+use crate::http::{App, router};
 use crate::pipeline::Pipeline;
 
 /// How often recorded samples are folded into buckets.
-const METRICS_UPKEEP: Duration = Duration::from_secs(5);
+const METRICS_UPKEEP: Duration = Duration::from_secs(1);
 
 /// Serves on `listener` until `shutdown` ends; then lets requests finish, for as long as the
 /// settings say.
@@ -26,7 +26,7 @@ pub async fn run(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), Error> {
     let pipeline = Arc::new(Pipeline::new(config)?);
-    let app = App { pipeline: Arc::clone(&pipeline), life: Arc::new(Life::default()) };
+    let app = App::new(Arc::clone(&pipeline), config)?;
     let upkeep = tokio::spawn(upkeep(Arc::clone(&pipeline)));
     let preload = tokio::spawn(preload(app.clone(), config.preload.clone()));
 

@@ -11,6 +11,7 @@ fn postsort(arguments: &[&str], input: &[u8]) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_postsort"))
         .args(arguments)
         .env("POSTSORT_LISTEN", "127.0.0.1:0")
+        .env("POSTSORT_CACHE_DIR", "")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -150,8 +151,11 @@ fn drains_at_sigterm_and_logs_no_mail() {
             "127.0.0.1:0",
             "--models-dir",
             dir.path().to_str().expect("text"),
+            "--slow-request-ms",
+            "0",
         ])
         .env("POSTSORT_LOG", "trace")
+        .env("POSTSORT_CACHE_DIR", "")
         .stderr(Stdio::piped())
         .spawn()
         .expect("starts");
@@ -203,5 +207,6 @@ fn drains_at_sigterm_and_logs_no_mail() {
     assert!(child.wait().expect("ends").success());
     let log = rest.join().expect("a log");
     assert!(log.contains("draining"), "{log}");
+    assert!(log.contains("slow request") && log.contains("infer_ms"), "{log}");
     assert!(!log.contains(canary), "{log}");
 }

@@ -2,7 +2,8 @@ use serde_json::json;
 
 use crate::server::{Server, models_dir, options};
 
-fn metric(text: &str, series: &str) -> f64 {
+/// The value of the first series that starts so.
+pub(crate) fn metric(text: &str, series: &str) -> f64 {
     let line = text.lines().find(|line| line.starts_with(series));
     let line = line.unwrap_or_else(|| panic!("{series} in {text}"));
     line.rsplit(' ').next().and_then(|value| value.parse().ok()).expect("a number")
@@ -30,7 +31,7 @@ fn counters_count_what_happened() {
         read(&format!("postsort_inference_requests_total{{model=\"bert\",outcome=\"{outcome}\"}}"))
     };
     assert_eq!(
-        ["ok", "invalid", "expired", "failed", "rejected"].map(outcome),
+        ["ok", "invalid", "expired", "backend", "rejected"].map(outcome),
         [4.0, 1.0, 1.0, 0.0, 0.0]
     );
     assert_eq!(read("postsort_result_cache_hits_total{model=\"bert\"}"), 2.0);

@@ -238,7 +238,7 @@ fn codes_are_the_same_everywhere() {
         let x = floats(6, n);
         let factors: Vec<f32> = floats(7, n + 16).into_iter().map(|x| x.abs() + 0.5).collect();
         for coding in [Coding::Int8, Coding::Int8Above { low: -2.0 }] {
-            for factors in [std::ptr::null(), factors.as_ptr()] {
+            for factors in [None, Some(&factors)] {
                 let mut expected: Option<(Vec<u8>, RowScale)> = None;
                 for k in all() {
                     let (mut out, mut scale) = (vec![0_u8; n + 64], RowScale::default());
@@ -250,7 +250,7 @@ fn codes_are_the_same_everywhere() {
                             rows: 1,
                             n,
                             coding,
-                            factors,
+                            factors: factors.map_or(std::ptr::null(), Vec::as_ptr),
                             out: out.as_mut_ptr(),
                             out_stride: n,
                             scales: &raw mut scale,
@@ -259,9 +259,7 @@ fn codes_are_the_same_everywhere() {
                     out.truncate(n);
                     let RowScale { scale: step, low } = scale;
                     for (at, (&code, &x)) in out.iter().zip(&x).enumerate() {
-                        // SAFETY: null or n factors.
-                        let factor =
-                            if factors.is_null() { 1.0 } else { unsafe { *factors.add(at) } };
+                        let factor = factors.map_or(1.0, |factors| factors[at]);
                         // Factors may take values below the least that the coding allows for.
                         let least = if coding == Coding::Int8 { f32::MIN } else { -2.0 };
                         let value = (x * factor).max(least);

@@ -1,15 +1,15 @@
-//! Health and metrics. Nothing here waits for inference or loading.
+//! Health: nothing here waits for inference or loading.
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use postsort_cache::ModelState;
 use serde_json::{Value, json};
 
 use super::App;
 use crate::memory::MemoryReading;
-use crate::telemetry::Readings;
+use crate::telemetry::{Alarm, Situation, Verdict, alarms};
 
 /// The process lives
 #[utoipa::path(get, path = "/livez", tag = "health", responses((status = 200)))]
@@ -21,11 +21,12 @@ pub(super) async fn livez() -> &'static str {
 #[utoipa::path(get, path = "/readyz", tag = "health", responses((status = 200), (status = 503)))]
 pub(super) async fn readyz(State(app): State<App>) -> Response {
     let reasons = reasons(&app);
-    let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(json!({"ready": reasons.is_empty(), "reasons": reasons}))).into_response()
+    (status(&reasons), Json(json!({"ready": reasons.is_empty(), "reasons": reasons})))
+        .into_response()
 }
 
-fn reasons(app: &App) -> Vec<&'static str> {
+/// Why the server cannot answer; nothing if it can.
+pub(super) fn reasons(app: &App) -> Vec<&'static str> {
     let usable = app.pipeline.catalog.entries().any(|entry| entry.folder.is_ok());
     let checks = [
         (app.life.is_draining(), "the server is shutting down"),
@@ -35,17 +36,50 @@ fn reasons(app: &App) -> Vec<&'static str> {
     checks.into_iter().filter_map(|(holds, reason)| holds.then_some(reason)).collect()
 }
 
+fn status(reasons: &[&str]) -> StatusCode {
+    if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
+}
+
+/// The objectives judged, and what deserves an operator's eye.
+pub(super) struct Judgement {
+    pub(super) verdicts: [Verdict; 4],
+    pub(super) alarms: Vec<Alarm>,
+    /// Models that failed to load, with the error.
+    failed: Vec<(String, String)>,
+}
+
+pub(super) fn judge(app: &App, memory: &MemoryReading) -> Judgement {
+    let (catalog, slo) = (&app.pipeline.catalog, &app.pipeline.slo);
+    let failed: Vec<_> = catalog
+        .entries()
+        .map(|entry| (entry, catalog.stats(entry)))
+        // The state is `failed` only while the back-off lasts; the error stays until a load
+        // succeeds or an operator unloads the model.
+        .filter(|(_, stats)| stats.state != ModelState::Ready && stats.last_error.is_some())
+        .map(|(entry, stats)| (entry.name.clone(), stats.last_error.unwrap_or_default()))
+        .collect();
+    let verdicts = slo.verdicts(memory.process_share());
+    let alarms = alarms(&Situation {
+        reasons: &reasons(app),
+        failed: &failed,
+        verdicts: &verdicts,
+        memory_used_bytes: catalog.used_bytes(),
+        memory_budget_bytes: catalog.budget_bytes(),
+        refused_share: slo.refused_share(),
+    });
+    Judgement { verdicts, alarms, failed }
+}
+
 /// Everything an operator asks first
 #[utoipa::path(get, path = "/health", tag = "health", responses((status = 200), (status = 503)))]
 pub(super) async fn health(State(app): State<App>) -> Response {
     let reasons = reasons(&app);
     let (catalog, memory) = (&app.pipeline.catalog, MemoryReading::take());
-    let mut failed = 0;
+    let judgement = judge(&app, &memory);
     let models: Vec<Value> = catalog
         .entries()
         .map(|entry| {
             let stats = catalog.stats(entry);
-            failed += usize::from(stats.state == ModelState::Failed);
             json!({
                 "name": entry.name,
                 "state": stats.state.as_str(),
@@ -55,27 +89,22 @@ pub(super) async fn health(State(app): State<App>) -> Response {
             })
         })
         .collect();
-    let status = match (reasons.is_empty(), failed) {
+    let word = match (reasons.is_empty(), judgement.failed.is_empty()) {
         (false, _) => "unavailable",
-        (true, 0) => "ok",
-        (true, _) => "degraded",
+        (true, true) => "ok",
+        (true, false) => "degraded",
     };
-    let code = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let results = app.pipeline.result_stats();
     let body = json!({
-        "status": status,
+        "status": word,
         "reasons": reasons,
         "version": env!("CARGO_PKG_VERSION"),
-        "uptime_seconds": app.life.started.elapsed().as_secs_f64(),
+        "uptime_seconds": app.life.uptime().as_secs_f64(),
+        "slo": judgement.verdicts,
+        "alerts": judgement.alarms,
         "models": models,
         "queued_jobs": app.pipeline.admitted_jobs(),
-        "memory": {
-            "models_bytes": catalog.used_bytes(),
-            "models_budget_bytes": catalog.budget_bytes(),
-            "process_bytes": memory.process_bytes,
-            "used_bytes": memory.used_bytes,
-            "total_bytes": memory.total_bytes,
-        },
+        "memory": memory_json(&app, &memory),
         "result_cache": {
             "entries": results.entries,
             "bytes": results.bytes,
@@ -83,21 +112,15 @@ pub(super) async fn health(State(app): State<App>) -> Response {
             "evictions": results.evictions,
         },
     });
-    (code, Json(body)).into_response()
+    (status(&reasons), Json(body)).into_response()
 }
 
-/// Prometheus metrics
-#[utoipa::path(get, path = "/metrics", tag = "health", responses((status = 200)))]
-pub(super) async fn metrics(State(app): State<App>) -> Response {
-    let (pipeline, catalog) = (&app.pipeline, &app.pipeline.catalog);
-    for entry in catalog.entries() {
-        entry.metrics.set_residency(&catalog.stats(entry));
-    }
-    pipeline.metrics.set_readings(Readings {
-        memory_budget_bytes: catalog.budget_bytes(),
-        process_bytes: MemoryReading::take().process_bytes,
-        results: pipeline.result_stats(),
-    });
-    let content_type = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
-    (content_type, pipeline.metrics.render()).into_response()
+pub(super) fn memory_json(app: &App, memory: &MemoryReading) -> Value {
+    json!({
+        "models_bytes": app.pipeline.catalog.used_bytes(),
+        "models_budget_bytes": app.pipeline.catalog.budget_bytes(),
+        "process_bytes": memory.process_bytes,
+        "used_bytes": memory.used_bytes,
+        "total_bytes": memory.total_bytes,
+    })
 }

@@ -2,31 +2,36 @@
 
 mod body;
 mod classify;
+mod dashboard;
 mod error;
 mod health;
+mod measure;
+mod metrics;
 mod models;
 mod oip;
 mod openapi;
 mod tei;
+mod trace;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderName, Method, Uri};
-use axum::middleware::{Next, from_fn, from_fn_with_state};
-use axum::response::{IntoResponse, Redirect, Response};
+use axum::http::{Method, Uri};
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 
+use crate::config::Config;
 use crate::error::Error;
 use crate::pipeline::Pipeline;
 use crate::telemetry::HttpMetrics;
 
 pub use classify::{ClassifyRequest, ClassifyResponse};
+pub use trace::Tracer;
 
 /// What handlers share.
 #[derive(Clone, Debug)]
@@ -35,6 +40,25 @@ pub struct App {
     pub pipeline: Arc<Pipeline>,
     /// The server's life.
     pub life: Arc<Life>,
+    /// What endpoints were asked, and how it went.
+    pub http_metrics: Arc<HttpMetrics>,
+    /// What is told of requests, and where.
+    pub tracer: Arc<Tracer>,
+    /// Where the models are.
+    pub models_dir: Arc<Path>,
+}
+
+impl App {
+    /// A server that has just started.
+    ///
+    /// # Errors
+    /// See [`Tracer::new`].
+    pub fn new(pipeline: Arc<Pipeline>, config: &Config) -> Result<Self, Error> {
+        let http_metrics = Arc::new(HttpMetrics::new(Arc::clone(&pipeline.metrics)));
+        let models_dir = Arc::from(config.models_dir.as_path());
+        let tracer = Arc::new(Tracer::new(config.traces.clone())?);
+        Ok(Self { pipeline, life: Arc::default(), http_metrics, tracer, models_dir })
+    }
 }
 
 /// Where the server is in its life.
@@ -61,6 +85,9 @@ impl Life {
     pub fn set_draining(&self) {
         self.draining.store(true, Ordering::Release);
     }
+    fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
     fn is_preloaded(&self) -> bool {
         self.preloaded.load(Ordering::Acquire)
     }
@@ -71,8 +98,8 @@ impl Life {
 
 /// All routes with their layers.
 pub fn router(app: App) -> Router {
-    let http_metrics = HttpMetrics::new(Arc::clone(&app.pipeline.metrics));
-    let request_id = HeaderName::from_static("x-request-id");
+    let http_metrics = Arc::clone(&app.http_metrics);
+    let tracer = Arc::clone(&app.tracer);
     Router::new()
         .route("/v1/classify", post(classify::classify))
         .route("/v1/models", get(models::list))
@@ -87,40 +114,20 @@ pub fn router(app: App) -> Router {
         .route("/readyz", get(health::readyz))
         .route("/health", get(health::health))
         .route("/api/health", get(health::health))
-        .route("/metrics", get(health::metrics))
-        .route("/", get(async || Redirect::temporary("/docs/")))
+        .route("/metrics", get(metrics::metrics))
+        .route("/api/metrics", get(metrics::summary))
+        .merge(dashboard::routes())
         .merge(openapi::routes())
         .fallback(unknown_endpoint)
         .method_not_allowed_fallback(unknown_endpoint)
         .layer(from_fn(error::in_the_protocols_own_form))
         .layer(CatchPanicLayer::custom(|_| Error::Internal.into_response()))
-        .layer(from_fn_with_state(http_metrics, measure))
-        .layer(PropagateRequestIdLayer::new(request_id.clone()))
-        .layer(SetRequestIdLayer::new(request_id, MakeRequestUuid))
+        .layer(from_fn_with_state(http_metrics, measure::measure))
+        .layer(from_fn_with_state(tracer, trace::trace))
         .with_state(app)
 }
 
 async fn unknown_endpoint(method: Method, uri: Uri) -> Error {
     let path = uri.path().chars().take(200).collect();
     Error::UnknownEndpoint { method: method.to_string(), path }
-}
-
-/// Counts a request that ends in any way, the client's hanging up included.
-struct InFlight(HttpMetrics);
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.gone();
-    }
-}
-
-async fn measure(State(metrics): State<HttpMetrics>, request: Request, next: Next) -> Response {
-    let started = Instant::now();
-    let route = request.extensions().get::<MatchedPath>().cloned();
-    metrics.begun();
-    let in_flight = InFlight(metrics);
-    let response = next.run(request).await;
-    let endpoint = route.as_ref().map_or("unknown", MatchedPath::as_str);
-    in_flight.0.answered(endpoint, response.status().as_u16(), started.elapsed());
-    response
 }

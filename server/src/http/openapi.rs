@@ -4,7 +4,7 @@ use axum::Router;
 use utoipa::OpenApi;
 use utoipa_swagger_ui::SwaggerUi;
 
-use super::{App, classify, health, models, oip, tei};
+use super::{App, classify, health, metrics, models, oip, tei};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -12,7 +12,8 @@ use super::{App, classify, health, models, oip, tei};
     paths(
         classify::classify, models::list, models::show, models::load, models::unload, models::pin,
         models::unpin, tei::predict, tei::predict_by, tei::info, oip::server, oip::metadata,
-        oip::infer, oip::index, health::livez, health::readyz, health::health, health::metrics,
+        oip::infer, oip::index, health::livez, health::readyz, health::health, metrics::metrics,
+        metrics::summary,
     ),
     tags(
         (name = "classify", description = "Mail to labels"),

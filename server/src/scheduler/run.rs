@@ -111,6 +111,12 @@ impl<M: BatchModel> Scheduler<M> {
     pub fn admitted_jobs(&self) -> usize {
         self.shared.admitted_jobs.load(Ordering::Acquire)
     }
+
+    /// Mails that may wait or run.
+    #[must_use]
+    pub fn admitted_jobs_max(&self) -> usize {
+        self.shared.limits.jobs_max
+    }
 }
 
 impl<M: BatchModel> Drop for Scheduler<M> {

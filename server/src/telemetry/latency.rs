@@ -5,32 +5,34 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 
+use super::window::{Ring, Slice};
+
 const SLICES: usize = 6;
 const SLICE: Duration = Duration::from_secs(10);
 /// One minute: beyond it a latency is as bad as it gets.
 const LATENCY_MAX_US: u64 = 60_000_000;
 
-/// Latencies and failures of the last minute, in slices of ten seconds.
+/// Latencies and failures of the last minute, in slices of ten seconds, and totals since the start.
 #[derive(Debug)]
 pub struct LatencyWindow {
-    slices: Mutex<Slices>,
+    state: Mutex<State>,
 }
 
 #[derive(Debug)]
-struct Slices {
-    ring: Vec<Slice>,
-    /// Slices since the start of the process; `number % SLICES` is the place in the ring.
-    number: u64,
-    started: Instant,
+struct State {
+    ring: Ring<LatencySlice>,
+    requests_total: u64,
+    failures_total: u64,
 }
 
+/// Latencies and failures of one slice of time.
 #[derive(Debug)]
-struct Slice {
-    latencies_us: Histogram<u64>,
+pub(super) struct LatencySlice {
+    latencies_us: Histogram<u32>,
     failures: u64,
 }
 
-/// Percentiles in milliseconds and the failure rate of the last minute.
+/// Percentiles in milliseconds and the failure rate of a window.
 #[derive(Clone, Copy, Debug, Default, serde::Serialize, utoipa::ToSchema)]
 pub struct LatencySummary {
     /// Requests, failures included.
@@ -45,6 +47,15 @@ pub struct LatencySummary {
     pub error_rate: f64,
 }
 
+/// Counts since the start of the server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct LatencyTotals {
+    /// Requests, failures included.
+    pub requests_total: u64,
+    /// Those that failed for a reason of ours.
+    pub failures_total: u64,
+}
+
 impl Default for LatencyWindow {
     fn default() -> Self {
         Self::new(Instant::now())
@@ -53,8 +64,8 @@ impl Default for LatencyWindow {
 
 impl LatencyWindow {
     fn new(started: Instant) -> Self {
-        let ring = (0..SLICES).map(|_| Slice::new()).collect();
-        Self { slices: Mutex::new(Slices { ring, number: 0, started }) }
+        let ring = Ring::new(started, SLICES, SLICE);
+        Self { state: Mutex::new(State { ring, requests_total: 0, failures_total: 0 }) }
     }
 
     /// Counts one request.
@@ -65,68 +76,78 @@ impl LatencyWindow {
     /// The last minute.
     #[must_use]
     pub fn summary(&self) -> LatencySummary {
-        self.summary_at(Instant::now())
+        self.summary_at(Instant::now(), SLICES)
+    }
+
+    /// The last ten to twenty seconds.
+    #[must_use]
+    pub fn recent(&self) -> LatencySummary {
+        self.summary_at(Instant::now(), 2)
+    }
+
+    /// Since the start.
+    #[must_use]
+    pub fn totals(&self) -> LatencyTotals {
+        let state = self.state.lock();
+        let (requests_total, failures_total) = (state.requests_total, state.failures_total);
+        LatencyTotals { requests_total, failures_total }
     }
 
     fn record_at(&self, now: Instant, latency: Duration, failed: bool) {
-        let latency_us =
-            u64::try_from(latency.as_micros()).unwrap_or(u64::MAX).clamp(1, LATENCY_MAX_US);
-        let mut slices = self.slices.lock();
-        let slice = slices.at(now);
-        slice.latencies_us.saturating_record(latency_us);
-        slice.failures += u64::from(failed);
+        let mut state = self.state.lock();
+        state.requests_total += 1;
+        state.failures_total += u64::from(failed);
+        state.ring.at(now).record(latency, failed);
     }
 
-    fn summary_at(&self, now: Instant) -> LatencySummary {
-        let mut slices = self.slices.lock();
-        let _ = slices.at(now);
-        let mut all = Slice::new();
-        for slice in &slices.ring {
-            // Same bounds on both sides, so adding cannot fail.
+    fn summary_at(&self, now: Instant, newest: usize) -> LatencySummary {
+        LatencySlice::sum(self.state.lock().ring.last(now, newest)).summary()
+    }
+}
+
+impl LatencySlice {
+    pub(super) fn record(&mut self, latency: Duration, failed: bool) {
+        let latency_us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+        // The histogram grows to what it is given, which is bounded here: it cannot fail.
+        let _ = self.latencies_us.record(latency_us.clamp(1, LATENCY_MAX_US));
+        self.failures += u64::from(failed);
+    }
+
+    pub(super) fn sum<'a>(slices: impl Iterator<Item = &'a Self>) -> Self {
+        let mut all = Self::default();
+        for slice in slices {
+            // It grows to fit, so adding cannot fail.
             let _ = all.latencies_us.add(&slice.latencies_us);
             all.failures += slice.failures;
         }
-        let requests = all.latencies_us.len();
+        all
+    }
+
+    pub(super) fn requests(&self) -> u64 {
+        self.latencies_us.len()
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "counts of a window are far below 2^52")]
+    pub(super) fn summary(&self) -> LatencySummary {
+        let requests = self.requests();
         if requests == 0 {
             return LatencySummary::default();
         }
-        #[expect(clippy::cast_precision_loss, reason = "counts of a minute are far below 2^52")]
-        let (ms, error_rate) = (
-            |quantile: f64| all.latencies_us.value_at_quantile(quantile) as f64 / 1e3,
-            all.failures as f64 / requests as f64,
-        );
+        let ms = |quantile: f64| self.latencies_us.value_at_quantile(quantile) as f64 / 1e3;
+        let error_rate = self.failures as f64 / requests as f64;
         LatencySummary { requests, p50_ms: ms(0.5), p95_ms: ms(0.95), p99_ms: ms(0.99), error_rate }
     }
 }
 
-impl Slices {
-    /// The slice of `now`; those that have passed out of the window since are emptied.
-    fn at(&mut self, now: Instant) -> &mut Slice {
-        let elapsed = now.saturating_duration_since(self.started);
-        let number = elapsed.as_secs() / SLICE.as_secs();
-        let passed = number.saturating_sub(self.number).min(SLICES as u64);
-        for step in 1..=passed {
-            let place = Self::place(number - passed + step);
-            self.ring[place].clear();
-        }
-        self.number = self.number.max(number);
-        let place = Self::place(self.number);
-        &mut self.ring[place]
-    }
-
-    #[expect(clippy::cast_possible_truncation, reason = "below SLICES")]
-    const fn place(number: u64) -> usize {
-        (number % SLICES as u64) as usize
+impl Default for LatencySlice {
+    #[expect(clippy::expect_used, reason = "a constant argument, covered by every test here")]
+    fn default() -> Self {
+        // Grows with what is recorded: a model of milliseconds needs a few kilobytes a slice.
+        Self { latencies_us: Histogram::new(2).expect("a valid precision"), failures: 0 }
     }
 }
 
-impl Slice {
-    #[expect(clippy::expect_used, reason = "constant arguments, covered by every test here")]
-    fn new() -> Self {
-        let latencies_us = Histogram::new_with_bounds(1, LATENCY_MAX_US, 2).expect("valid bounds");
-        Self { latencies_us, failures: 0 }
-    }
-
+impl Slice for LatencySlice {
     fn clear(&mut self) {
         self.latencies_us.reset();
         self.failures = 0;
@@ -137,7 +158,7 @@ impl Slice {
 mod tests {
     use std::time::{Duration, Instant};
 
-    use super::LatencyWindow;
+    use super::{LatencyTotals, LatencyWindow};
 
     #[test]
     fn percentiles_and_failures() {
@@ -146,12 +167,13 @@ mod tests {
         for ms in 1..=100 {
             window.record_at(start, Duration::from_millis(ms), ms > 98);
         }
-        let summary = window.summary_at(start);
+        let summary = window.summary_at(start, 6);
         assert_eq!(summary.requests, 100);
         assert!((49.0..=51.0).contains(&summary.p50_ms), "{summary:?}");
         assert!((94.0..=96.5).contains(&summary.p95_ms), "{summary:?}");
         assert!((98.0..=100.5).contains(&summary.p99_ms), "{summary:?}");
         assert!((summary.error_rate - 0.02).abs() < 1e-9, "{summary:?}");
+        assert_eq!(window.totals(), LatencyTotals { requests_total: 100, failures_total: 2 });
     }
 
     #[test]
@@ -160,9 +182,13 @@ mod tests {
         let window = LatencyWindow::new(start);
         let at = |seconds| start + Duration::from_secs(seconds);
         window.record_at(at(0), Duration::from_millis(1), true);
-        window.record_at(at(30), Duration::from_millis(1), false);
-        assert_eq!(window.summary_at(at(59)).requests, 2);
-        assert_eq!(window.summary_at(at(60)).requests, 1, "the first slice has passed");
-        assert_eq!(window.summary_at(at(500)).requests, 0);
+        window.record_at(at(30), Duration::from_secs(1_000), false);
+        assert_eq!(window.summary_at(at(59), 6).requests, 2);
+        assert_eq!(window.summary_at(at(59), 2).requests, 0, "only the last slices");
+        let summary = window.summary_at(at(60), 6);
+        assert_eq!(summary.requests, 1, "the first slice has passed");
+        assert!(summary.p50_ms >= 59_000.0, "the longest are kept as a minute: {summary:?}");
+        assert_eq!(window.summary_at(at(500), 6).requests, 0);
+        assert_eq!(window.totals().requests_total, 2, "totals forget nothing");
     }
 }

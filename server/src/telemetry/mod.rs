@@ -1,11 +1,33 @@
-//! What an operator sees: metrics, latency windows, logs.
+//! What an operator sees: metrics, latency windows, objectives, traces, logs.
 
+mod alarms;
+mod exposition;
+mod http_metrics;
 mod latency;
 mod logs;
 mod metrics;
+mod model_metrics;
+mod names;
+mod otlp;
+mod slo;
+mod trace;
+mod trace_settings;
+mod vitals;
+mod window;
 
-pub use latency::{LatencySummary, LatencyWindow};
+pub use alarms::Alarm;
+pub use http_metrics::{EndpointSummary, HttpMetrics};
+pub use latency::{LatencySummary, LatencyTotals, LatencyWindow};
 pub use logs::init_logs;
-pub use metrics::{HttpMetrics, Metrics, ModelMetrics, Outcome, RejectReason, Stage};
+pub use metrics::Metrics;
+pub use model_metrics::{ModelMetrics, ModelTally, Outcome, RejectReason, Stage};
+pub use otlp::{TraceCounts, TraceExporter};
+pub use slo::{Objectives, SloOptions, SloWatch, Verdict};
+pub use trace::{ModelNote, RequestTrace, TraceContext};
+pub use trace_settings::{TraceOptions, TraceSettings};
+pub use vitals::{RuntimeReading, Vitals};
 
+pub(crate) use alarms::{Situation, alarms};
+pub(crate) use http_metrics::ByteCounter;
 pub(crate) use metrics::Readings;
+pub(crate) use trace::{note, noting, usable_request_id};

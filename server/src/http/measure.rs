@@ -1,0 +1,37 @@
+//! Every request is counted, timed and weighed, whatever endpoint it asks.
+
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes, HttpBody};
+use axum::extract::{MatchedPath, Request, State};
+use axum::middleware::Next;
+use axum::response::Response;
+use http_body_util::BodyExt;
+
+use crate::telemetry::{ByteCounter, HttpMetrics};
+
+pub(super) async fn measure(
+    State(http): State<Arc<HttpMetrics>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let in_flight = http.begin(route.as_ref().map_or("unknown", MatchedPath::as_str));
+    let bytes = in_flight.request_bytes();
+    let response = next.run(request.map(|body| weighed(body, bytes))).await;
+    let bytes = in_flight.response_bytes();
+    in_flight.answered(response.status().as_u16());
+    response.map(|body| weighed(body, bytes))
+}
+
+/// Counts the body's bytes: at once if its size is known, else as they come.
+fn weighed(body: Body, counter: ByteCounter) -> Body {
+    if let Some(bytes) = body.size_hint().exact() {
+        counter.add(bytes);
+        return body;
+    }
+    Body::new(body.map_frame(move |frame| {
+        counter.add(frame.data_ref().map_or(0, Bytes::len) as u64);
+        frame
+    }))
+}

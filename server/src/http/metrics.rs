@@ -1,0 +1,99 @@
+//! Metrics: Prometheus text for scrapers, a JSON summary for the dashboard and for people.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+use super::App;
+use super::health::{judge, memory_json, reasons};
+use crate::error::Error;
+use crate::memory::MemoryReading;
+use crate::telemetry::{Readings, Vitals};
+
+/// Prometheus metrics
+#[utoipa::path(get, path = "/metrics", tag = "health", responses((status = 200)))]
+pub(super) async fn metrics(State(app): State<App>) -> Response {
+    let (pipeline, catalog) = (&app.pipeline, &app.pipeline.catalog);
+    for entry in catalog.entries() {
+        entry.metrics.set_residency(&catalog.stats(entry));
+    }
+    app.http_metrics.set_gauges();
+    let vitals = Vitals::take(&app.models_dir);
+    let traces = app.tracer.exporter().map(|exporter| {
+        let counts = exporter.counts();
+        (counts.exported.load(Ordering::Relaxed), counts.dropped.load(Ordering::Relaxed))
+    });
+    let readings = Readings {
+        ready: reasons(&app).is_empty(),
+        memory_used_bytes: catalog.used_bytes(),
+        memory_budget_bytes: catalog.budget_bytes(),
+        queue_jobs: pipeline.admitted_jobs(),
+        queue_jobs_max: pipeline.admitted_jobs_max(),
+        results: pipeline.result_stats(),
+        verdicts: pipeline.slo.verdicts(vitals.memory.process_share()),
+        traces,
+        vitals,
+    };
+    // Many models make milliseconds of text: not on a thread that the network needs.
+    let recorder = Arc::clone(&pipeline.metrics);
+    let rendered = tokio::task::spawn_blocking(move || recorder.render(&readings)).await;
+    let Ok(text) = rendered else { return Error::Internal.into_response() };
+    let content_type = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+    (content_type, text).into_response()
+}
+
+/// The same in short, as JSON: what the dashboard shows
+#[utoipa::path(get, path = "/api/metrics", tag = "health", responses((status = 200)))]
+pub(super) async fn summary(State(app): State<App>) -> Json<Value> {
+    let (pipeline, catalog) = (&app.pipeline, &app.pipeline.catalog);
+    let memory = MemoryReading::take();
+    let judgement = judge(&app, &memory);
+    let models: Vec<Value> = catalog
+        .entries()
+        .map(|entry| {
+            let (stats, tally) = (catalog.stats(entry), entry.metrics.tally());
+            let totals = entry.latency.totals();
+            json!({
+                "name": entry.name,
+                "state": stats.state.as_str(),
+                "default": catalog.default_model() == Some(&entry.name),
+                "pinned": stats.pinned,
+                "resident_bytes": stats.resident_bytes,
+                "leases": stats.leases,
+                "loads_total": stats.loads,
+                "evictions_total": stats.evictions,
+                "last_error": stats.last_error,
+                "requests_total": totals.requests_total,
+                "failures_total": totals.failures_total,
+                "cache_hits_total": tally.cache_hits_total,
+                "cache_misses_total": tally.cache_misses_total,
+                "queue_tokens": tally.queue_tokens,
+                "last_minute": entry.latency.summary(),
+                "recent": entry.latency.recent(),
+            })
+        })
+        .collect();
+    let results = pipeline.result_stats();
+    Json(json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "uptime_seconds": app.life.uptime().as_secs_f64(),
+        "ready": reasons(&app).is_empty(),
+        "slo": judgement.verdicts,
+        "alerts": judgement.alarms,
+        "models": models,
+        "endpoints": app.http_metrics.summaries(),
+        "queue": {"jobs": pipeline.admitted_jobs(), "jobs_max": pipeline.admitted_jobs_max()},
+        "memory": memory_json(&app, &memory),
+        "result_cache": {
+            "entries": results.entries,
+            "bytes": results.bytes,
+            "bytes_max": results.bytes_max,
+            "evictions_total": results.evictions,
+        },
+    }))
+}

@@ -1,0 +1,146 @@
+//! A request's identity, in and out, and what is told of it: a log line if it was slow or failed, a
+//! trace to the collector. Never a word of what it asked.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
+use axum::middleware::Next;
+use axum::response::Response;
+
+use crate::telemetry::{
+    RequestTrace, TraceContext, TraceExporter, TraceSettings, noting, usable_request_id,
+};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// An overloaded server answers everything slowly: its log must not make that worse.
+const LINES_A_SECOND_MAX: u64 = 10;
+
+/// What is told of requests, and where.
+#[derive(Debug)]
+pub struct Tracer {
+    settings: TraceSettings,
+    exporter: Option<TraceExporter>,
+    started: Instant,
+    /// Second since the start, shifted, and lines logged in it.
+    lines: AtomicU64,
+}
+
+impl Tracer {
+    /// Tells as `settings` say.
+    ///
+    /// # Errors
+    /// See [`TraceExporter::start`].
+    pub fn new(settings: TraceSettings) -> Result<Self, crate::error::Error> {
+        let exporter = settings.endpoint.as_deref().map(TraceExporter::start).transpose()?;
+        Ok(Self { settings, exporter, started: Instant::now(), lines: AtomicU64::new(0) })
+    }
+
+    /// What became of traces; nothing where none are exported.
+    #[must_use]
+    pub fn exporter(&self) -> Option<&TraceExporter> {
+        self.exporter.as_ref()
+    }
+
+    fn tell(&self, trace: RequestTrace) {
+        let slow = trace.duration >= self.settings.slow_request;
+        let failed = trace.status >= 500;
+        if (slow || failed) && self.may_log() {
+            log(&trace, if slow { "slow request" } else { "failed request" });
+        }
+        if let Some(exporter) = &self.exporter
+            && (slow || failed || trace.context.sampled || trace.context.among(self.settings.share))
+        {
+            exporter.send(trace);
+        }
+    }
+
+    fn may_log(&self) -> bool {
+        let second = self.started.elapsed().as_secs() << 8;
+        let mut allowed = false;
+        // The closure always has a value, so the update cannot fail.
+        let _ = self.lines.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |lines| {
+            let this_second = if lines >> 8 == second >> 8 { lines & 0xff } else { 0 };
+            allowed = this_second < LINES_A_SECOND_MAX;
+            Some(second | (this_second + u64::from(allowed)))
+        });
+        allowed
+    }
+}
+
+fn log(trace: &RequestTrace, what: &'static str) {
+    let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
+    let note = trace.notes.first();
+    let stage = |at: usize| note.map(|note| ms(note.stages[at].1));
+    tracing::warn!(
+        request_id = trace.request_id,
+        trace_id = format!("{:032x}", trace.context.trace_id),
+        endpoint = trace.endpoint,
+        status = trace.status,
+        duration_ms = ms(trace.duration),
+        model = note.map(|note| &*note.model),
+        outcome = note.map(|note| note.outcome.as_str()),
+        mails = note.map(|note| note.mails),
+        decode_ms = stage(0),
+        cache_ms = stage(1),
+        load_ms = stage(2),
+        tokenize_ms = stage(3),
+        queue_ms = stage(4),
+        infer_ms = stage(5),
+        "{what}"
+    );
+}
+
+pub(super) async fn trace(
+    State(tracer): State<Arc<Tracer>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let (started, clock) = (SystemTime::now(), Instant::now());
+    let header = |headers: &HeaderMap, name| {
+        headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
+    };
+    let context = TraceContext::new(header(request.headers(), TRACEPARENT).as_deref());
+    let given = header(request.headers(), REQUEST_ID).filter(|id| usable_request_id(id));
+    let request_id = given.unwrap_or_else(|| format!("{:032x}", context.trace_id));
+    let method = name(request.method());
+    let route = request.extensions().get::<MatchedPath>().cloned();
+
+    let (mut response, notes) = noting(next.run(request)).await;
+    if let Ok(value) = HeaderValue::from_str(&request_id) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    if let Ok(value) = HeaderValue::try_from(context.to_string()) {
+        response.headers_mut().insert(TRACEPARENT, value);
+    }
+    let endpoint = route.as_ref().map_or("unknown", MatchedPath::as_str).to_owned();
+    let (status, duration) = (response.status().as_u16(), clock.elapsed());
+    tracing::debug!(request_id, endpoint, status, ?duration, "answered");
+    tracer.tell(RequestTrace {
+        context,
+        request_id,
+        method,
+        endpoint,
+        status,
+        started,
+        duration,
+        notes,
+    });
+    response
+}
+
+/// A client may send any word as its method; only those known are repeated.
+fn name(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::HEAD => "HEAD",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        _ => "OTHER",
+    }
+}

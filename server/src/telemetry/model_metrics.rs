@@ -1,0 +1,258 @@
+//! One model's metrics: handles looked up once, not once a request.
+
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use metrics::{Counter, Gauge, Histogram};
+use postsort_cache::ModelState;
+
+use super::metrics::Metrics;
+use super::names;
+use crate::error::Error;
+
+/// A part of a request's time; the `stage` label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Mail to text.
+    Decode,
+    /// Waiting for the engine.
+    Queue,
+    /// Text to token ids.
+    Tokenize,
+    /// The forward pass that the mail was in.
+    Infer,
+    /// From the parsed request to the answer.
+    Total,
+}
+
+impl Stage {
+    const NAMES: [&'static str; 5] = ["decode", "queue", "tokenize", "infer", "total"];
+}
+
+/// How a request to a model ended; the `outcome` label. All but the first are failures, named as
+/// Triton names their reasons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Answered.
+    Ok,
+    /// The client's fault.
+    Invalid,
+    /// Refused for want of room.
+    Rejected,
+    /// Its deadline passed.
+    Expired,
+    /// The client went away.
+    Cancelled,
+    /// Our fault: loading or inference.
+    Backend,
+}
+
+impl Outcome {
+    const ALL: [Self; 6] =
+        [Self::Ok, Self::Invalid, Self::Rejected, Self::Expired, Self::Cancelled, Self::Backend];
+
+    /// The outcome's name on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Invalid => "invalid",
+            Self::Rejected => "rejected",
+            Self::Expired => "expired",
+            Self::Cancelled => "cancelled",
+            Self::Backend => "backend",
+        }
+    }
+}
+
+impl From<&Error> for Outcome {
+    fn from(error: &Error) -> Self {
+        match error {
+            Error::Malformed { .. }
+            | Error::UnknownEndpoint { .. }
+            | Error::UnknownModel { .. }
+            | Error::TooLarge { .. }
+            | Error::UnsupportedMediaType { .. }
+            | Error::BodyTimeout { .. }
+            | Error::Unusable { .. } => Self::Invalid,
+            Error::Overloaded { .. } | Error::NoRoom { .. } | Error::Draining => Self::Rejected,
+            Error::Deadline { .. } => Self::Expired,
+            Error::LoadFailed { .. }
+            | Error::LargerThanBudget { .. }
+            | Error::Inference { .. }
+            | Error::Internal
+            | Error::Setup { .. } => Self::Backend,
+        }
+    }
+}
+
+/// Why a request was refused; the `reason` label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RejectReason {
+    /// The queue is full.
+    QueueFull,
+    /// Models in use fill the memory.
+    NoRoom,
+    /// The server is shutting down.
+    Draining,
+}
+
+impl RejectReason {
+    const NAMES: [&'static str; 3] = ["queue_full", "no_room", "draining"];
+
+    /// The reason of an error whose outcome is [`Outcome::Rejected`].
+    #[must_use]
+    pub const fn of(error: &Error) -> Option<Self> {
+        match error {
+            Error::Overloaded { .. } => Some(Self::QueueFull),
+            Error::NoRoom { .. } => Some(Self::NoRoom),
+            Error::Draining => Some(Self::Draining),
+            _ => None,
+        }
+    }
+}
+
+/// One model's handles, and the counts that the dashboard reads back.
+#[derive(Debug)]
+pub struct ModelMetrics {
+    outcomes: [Counter; Outcome::ALL.len()],
+    mails: Counter,
+    stages: [Histogram; Stage::NAMES.len()],
+    batch_tokens: Histogram,
+    batch_jobs: Histogram,
+    queue_tokens: Gauge,
+    rejected: [Counter; RejectReason::NAMES.len()],
+    cache_hits: Counter,
+    cache_misses: Counter,
+    resident_bytes: Gauge,
+    pinned: Gauge,
+    leases: Gauge,
+    states: [Gauge; ModelState::ALL.len()],
+    load_duration: Histogram,
+    load_failures: Counter,
+    evictions: Counter,
+    tally: Tally,
+}
+
+/// The recorder's handles are write-only, so what is shown in process is counted beside them.
+#[derive(Debug, Default)]
+struct Tally {
+    hits: AtomicU64,
+    misses: AtomicU64,
+    queue_tokens: AtomicI64,
+}
+
+/// Counts of one model since the start, and its queue now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct ModelTally {
+    /// Mails answered from memory.
+    pub cache_hits_total: u64,
+    /// Mails that had to be computed.
+    pub cache_misses_total: u64,
+    /// Tokens that wait for the engine.
+    pub queue_tokens: u64,
+}
+
+impl ModelMetrics {
+    /// All series of the model exist from here on, at zero.
+    pub(super) fn new(metrics: &Metrics, model: &str) -> Self {
+        let label = || ("model", model.to_owned());
+        let counter = |name: &'static str| metrics::counter!(name, &[label()]);
+        let gauge = |name: &'static str| metrics::gauge!(name, &[label()]);
+        let histogram = |name: &'static str| metrics::histogram!(name, &[label()]);
+        let with = |key: &'static str, value: &'static str| [label(), (key, value.to_owned())];
+        metrics.with(|| Self {
+            outcomes: Outcome::ALL.map(|outcome| {
+                metrics::counter!(names::INFERENCE_REQUESTS, &with("outcome", outcome.as_str()))
+            }),
+            mails: counter(names::INFERENCE_MAILS),
+            stages: Stage::NAMES
+                .map(|stage| metrics::histogram!(names::INFERENCE_DURATION, &with("stage", stage))),
+            batch_tokens: histogram(names::BATCH_TOKENS),
+            batch_jobs: histogram(names::BATCH_JOBS),
+            queue_tokens: gauge(names::QUEUE_TOKENS),
+            rejected: RejectReason::NAMES
+                .map(|reason| metrics::counter!(names::REJECTED, &with("reason", reason))),
+            cache_hits: counter(names::CACHE_HITS),
+            cache_misses: counter(names::CACHE_MISSES),
+            resident_bytes: metrics::gauge!(names::RESIDENT_BYTES, &with("device", "cpu")),
+            pinned: gauge(names::MODEL_PINNED),
+            leases: gauge(names::MODEL_LEASES),
+            states: ModelState::ALL
+                .map(|state| metrics::gauge!(names::MODEL_STATE, &with("state", state.as_str()))),
+            load_duration: histogram(names::LOAD_DURATION),
+            load_failures: counter(names::LOAD_FAILURES),
+            evictions: metrics::counter!(names::EVICTIONS, &with("reason", "budget")),
+            tally: Tally::default(),
+        })
+    }
+
+    pub(crate) fn outcome(&self, outcome: Outcome) {
+        self.outcomes[outcome as usize].increment(1);
+    }
+
+    pub(crate) fn mails(&self, mails: usize) {
+        self.mails.increment(mails as u64);
+    }
+
+    pub(crate) fn stage(&self, stage: Stage, duration: Duration) {
+        self.stages[stage as usize].record(duration.as_secs_f64());
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "histograms are floats on the wire")]
+    pub(crate) fn batch(&self, tokens: usize, jobs: usize) {
+        self.batch_tokens.record(tokens as f64);
+        self.batch_jobs.record(jobs as f64);
+    }
+
+    pub(crate) fn queued(&self, tokens: usize) {
+        self.tally.queue_tokens.fetch_add(tokens as i64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn dequeued(&self, tokens: usize) {
+        self.tally.queue_tokens.fetch_sub(tokens as i64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn rejected(&self, reason: RejectReason) {
+        self.rejected[reason as usize].increment(1);
+    }
+
+    pub(crate) fn cache(&self, hits: usize, misses: usize) {
+        self.cache_hits.increment(hits as u64);
+        self.cache_misses.increment(misses as u64);
+        self.tally.hits.fetch_add(hits as u64, Ordering::Relaxed);
+        self.tally.misses.fetch_add(misses as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn loaded(&self, duration: Duration) {
+        self.load_duration.record(duration.as_secs_f64());
+    }
+
+    pub(crate) fn load_failed(&self) {
+        self.load_failures.increment(1);
+    }
+
+    /// What the dashboard shows.
+    #[must_use]
+    pub fn tally(&self) -> ModelTally {
+        let queue_tokens = self.tally.queue_tokens.load(Ordering::Relaxed);
+        ModelTally {
+            cache_hits_total: self.tally.hits.load(Ordering::Relaxed),
+            cache_misses_total: self.tally.misses.load(Ordering::Relaxed),
+            queue_tokens: u64::try_from(queue_tokens).unwrap_or(0),
+        }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "gauges are floats on the wire")]
+    pub(crate) fn set_residency<E>(&self, stats: &postsort_cache::ResidencyStats<E>) {
+        let one_if = |holds: bool| f64::from(u8::from(holds));
+        self.queue_tokens.set(self.tally().queue_tokens as f64);
+        self.resident_bytes.set(stats.resident_bytes as f64);
+        self.pinned.set(one_if(stats.pinned));
+        self.leases.set(stats.leases as f64);
+        self.evictions.absolute(stats.evictions);
+        for (gauge, state) in self.states.iter().zip(ModelState::ALL) {
+            gauge.set(one_if(state == stats.state));
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Every metric's name, kind, unit and meaning, once.
+
+use metrics::Unit;
+
+pub(super) const HTTP_REQUESTS: &str = "postsort_http_requests_total";
+pub(super) const HTTP_DURATION: &str = "postsort_http_request_duration_seconds";
+pub(super) const HTTP_IN_FLIGHT: &str = "postsort_http_requests_in_flight";
+pub(super) const HTTP_REQUEST_BYTES: &str = "postsort_http_request_bytes_total";
+pub(super) const HTTP_RESPONSE_BYTES: &str = "postsort_http_response_bytes_total";
+pub(super) const INFERENCE_REQUESTS: &str = "postsort_inference_requests_total";
+pub(super) const INFERENCE_MAILS: &str = "postsort_inference_mails_total";
+pub(super) const INFERENCE_DURATION: &str = "postsort_inference_duration_seconds";
+pub(super) const BATCH_TOKENS: &str = "postsort_batch_tokens";
+pub(super) const BATCH_JOBS: &str = "postsort_batch_jobs";
+pub(super) const QUEUE_TOKENS: &str = "postsort_queue_tokens";
+pub(super) const QUEUE_JOBS: &str = "postsort_queue_jobs";
+pub(super) const QUEUE_JOBS_MAX: &str = "postsort_queue_jobs_max";
+pub(super) const REJECTED: &str = "postsort_rejected_total";
+pub(super) const CACHE_HITS: &str = "postsort_result_cache_hits_total";
+pub(super) const CACHE_MISSES: &str = "postsort_result_cache_misses_total";
+pub(super) const CACHE_BYTES: &str = "postsort_result_cache_bytes";
+pub(super) const CACHE_BYTES_MAX: &str = "postsort_result_cache_bytes_max";
+pub(super) const CACHE_ENTRIES: &str = "postsort_result_cache_entries";
+pub(super) const CACHE_EVICTIONS: &str = "postsort_result_cache_evictions_total";
+pub(super) const RESIDENT_BYTES: &str = "postsort_model_resident_bytes";
+pub(super) const MEMORY_USED_BYTES: &str = "postsort_memory_used_bytes";
+pub(super) const BUDGET_BYTES: &str = "postsort_memory_budget_bytes";
+pub(super) const MODEL_STATE: &str = "postsort_model_state";
+pub(super) const MODEL_PINNED: &str = "postsort_model_pinned";
+pub(super) const MODEL_LEASES: &str = "postsort_model_leases";
+pub(super) const LOAD_DURATION: &str = "postsort_model_load_duration_seconds";
+pub(super) const LOAD_FAILURES: &str = "postsort_model_load_failures_total";
+pub(super) const EVICTIONS: &str = "postsort_evictions_total";
+pub(super) const READY: &str = "postsort_ready";
+pub(super) const SLO_MET: &str = "postsort_slo_met";
+pub(super) const PROCESS_CPU: &str = "postsort_process_cpu_seconds_total";
+pub(super) const PROCESS_BYTES: &str = "postsort_process_resident_bytes";
+pub(super) const PROCESS_VIRTUAL_BYTES: &str = "postsort_process_virtual_bytes";
+pub(super) const PROCESS_THREADS: &str = "postsort_process_threads";
+pub(super) const PROCESS_FILES: &str = "postsort_process_open_files";
+pub(super) const PROCESS_FILES_MAX: &str = "postsort_process_open_files_max";
+pub(super) const PROCESS_START: &str = "postsort_process_start_time_seconds";
+pub(super) const MACHINE_CPUS: &str = "postsort_machine_cpus";
+pub(super) const MACHINE_LOAD: &str = "postsort_machine_load1";
+pub(super) const MACHINE_BYTES: &str = "postsort_machine_memory_bytes";
+pub(super) const MACHINE_USED_BYTES: &str = "postsort_machine_memory_used_bytes";
+pub(super) const GROUP_BYTES: &str = "postsort_cgroup_memory_used_bytes";
+pub(super) const GROUP_BYTES_MAX: &str = "postsort_cgroup_memory_max_bytes";
+pub(super) const GROUP_THROTTLED: &str = "postsort_cgroup_cpu_throttled_seconds_total";
+pub(super) const DISK_BYTES: &str = "postsort_disk_bytes";
+pub(super) const DISK_FREE_BYTES: &str = "postsort_disk_free_bytes";
+pub(super) const RUNTIME_WORKERS: &str = "postsort_runtime_workers";
+pub(super) const RUNTIME_TASKS: &str = "postsort_runtime_tasks";
+pub(super) const RUNTIME_QUEUE: &str = "postsort_runtime_queue_tasks";
+pub(super) const RUNTIME_BUSY: &str = "postsort_runtime_busy_seconds_total";
+pub(super) const COMPUTE_THREADS: &str = "postsort_compute_threads";
+pub(super) const TRACES_EXPORTED: &str = "postsort_traces_exported_total";
+pub(super) const TRACES_DROPPED: &str = "postsort_traces_dropped_total";
+pub(super) const BUILD_INFO: &str = "postsort_build_info";
+
+/// What a metric is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+/// All metrics. The documentation is tested against this table.
+pub(super) const ALL: &[(&str, Kind, Unit, &str)] = {
+    use Kind::{Counter, Gauge, Histogram};
+    use Unit::{Bytes, Count, Seconds};
+    &[
+        (
+            HTTP_REQUESTS,
+            Counter,
+            Count,
+            "HTTP requests by endpoint and status; 499: the client went away",
+        ),
+        (HTTP_DURATION, Histogram, Seconds, "From the request's head to the response's head"),
+        (HTTP_IN_FLIGHT, Gauge, Count, "HTTP requests being answered"),
+        (HTTP_REQUEST_BYTES, Counter, Bytes, "Bytes of request bodies"),
+        (HTTP_RESPONSE_BYTES, Counter, Bytes, "Bytes of response bodies"),
+        (INFERENCE_REQUESTS, Counter, Count, "Requests to a model by outcome"),
+        (INFERENCE_MAILS, Counter, Count, "Mails answered"),
+        (INFERENCE_DURATION, Histogram, Seconds, "A request's time by stage"),
+        (BATCH_TOKENS, Histogram, Count, "Tokens in a forward pass"),
+        (BATCH_JOBS, Histogram, Count, "Mails in a forward pass"),
+        (QUEUE_TOKENS, Gauge, Count, "Tokens that wait for the engine"),
+        (QUEUE_JOBS, Gauge, Count, "Mails that wait or run"),
+        (QUEUE_JOBS_MAX, Gauge, Count, "Mails that may wait or run"),
+        (REJECTED, Counter, Count, "Requests refused for want of room"),
+        (CACHE_HITS, Counter, Count, "Mails answered from memory"),
+        (CACHE_MISSES, Counter, Count, "Mails that had to be computed"),
+        (CACHE_BYTES, Gauge, Bytes, "Memory of memoized results"),
+        (CACHE_BYTES_MAX, Gauge, Bytes, "Memory that memoized results may take"),
+        (CACHE_ENTRIES, Gauge, Count, "Memoized results"),
+        (CACHE_EVICTIONS, Counter, Count, "Memoized results dropped for want of room"),
+        (RESIDENT_BYTES, Gauge, Bytes, "Memory of a loaded model"),
+        (MEMORY_USED_BYTES, Gauge, Bytes, "Memory of all models, those being loaded included"),
+        (BUDGET_BYTES, Gauge, Bytes, "Memory that models may take"),
+        (MODEL_STATE, Gauge, Count, "1 for the state that the model is in"),
+        (MODEL_PINNED, Gauge, Count, "1 if the model is never evicted"),
+        (MODEL_LEASES, Gauge, Count, "Requests that use the model now"),
+        (LOAD_DURATION, Histogram, Seconds, "From file to ready"),
+        (LOAD_FAILURES, Counter, Count, "Loads that failed"),
+        (EVICTIONS, Counter, Count, "Models dropped from memory"),
+        (READY, Gauge, Count, "1 if the server can serve"),
+        (SLO_MET, Gauge, Count, "1 if the objective is met over its window"),
+        (PROCESS_CPU, Counter, Seconds, "CPU time of the process"),
+        (PROCESS_BYTES, Gauge, Bytes, "Resident set of the process"),
+        (PROCESS_VIRTUAL_BYTES, Gauge, Bytes, "Address space of the process"),
+        (PROCESS_THREADS, Gauge, Count, "Threads of the process"),
+        (PROCESS_FILES, Gauge, Count, "Open file descriptors, sockets included"),
+        (PROCESS_FILES_MAX, Gauge, Count, "File descriptors that may be open"),
+        (PROCESS_START, Gauge, Seconds, "When the process started, since the epoch"),
+        (MACHINE_CPUS, Gauge, Count, "CPUs that the process may use"),
+        (MACHINE_LOAD, Gauge, Count, "Load average of a minute"),
+        (MACHINE_BYTES, Gauge, Bytes, "Memory of the machine"),
+        (MACHINE_USED_BYTES, Gauge, Bytes, "Memory of the machine in use, by everyone"),
+        (GROUP_BYTES, Gauge, Bytes, "Memory of the control group in use, page cache included"),
+        (GROUP_BYTES_MAX, Gauge, Bytes, "Memory that the control group may use"),
+        (GROUP_THROTTLED, Counter, Seconds, "Time the control group waited for its CPU quota"),
+        (DISK_BYTES, Gauge, Bytes, "Size of the file system that has the models"),
+        (DISK_FREE_BYTES, Gauge, Bytes, "Free bytes of the file system that has the models"),
+        (RUNTIME_WORKERS, Gauge, Count, "Network threads"),
+        (RUNTIME_TASKS, Gauge, Count, "Asynchronous tasks alive"),
+        (RUNTIME_QUEUE, Gauge, Count, "Asynchronous tasks that wait for a network thread"),
+        (RUNTIME_BUSY, Counter, Seconds, "Time that network threads were busy"),
+        (COMPUTE_THREADS, Gauge, Count, "Threads of the compute pool"),
+        (TRACES_EXPORTED, Counter, Count, "Traces that the collector took"),
+        (TRACES_DROPPED, Counter, Count, "Traces lost: the queue was full or the collector away"),
+        (BUILD_INFO, Gauge, Count, "1, with the version as a label"),
+    ]
+};
