@@ -40,7 +40,7 @@ pub struct Options {
     /// Compute threads [default: the CPUs that the control group and the affinity mask give]
     #[arg(long, env = "POSTSORT_THREADS", value_name = "N")]
     pub threads: Option<usize>,
-    /// Folder for what is measured of models once; empty for none [default: the user's cache folder]
+    /// Folder for what is measured of models once, or `none` [default: the user's cache folder]
     #[arg(long, env = "POSTSORT_CACHE_DIR", value_name = "DIR")]
     pub cache_dir: Option<PathBuf>,
     /// Model that answers where a request names none [default: the only model, or `spam`]
@@ -207,7 +207,10 @@ impl Options {
             precision: parse("precision", self.precision.as_deref(), "auto")?,
             device: parse("device", self.device.as_deref(), "auto")?,
             threads: at_least_one("threads", self.threads, cpus())?,
-            cache_dir: self.cache_dir.or_else(user_cache_dir).filter(|dir| dir != Path::new("")),
+            cache_dir: self
+                .cache_dir
+                .or_else(user_cache_dir)
+                .filter(|dir| dir != Path::new("none")),
             default_model: self.default_model,
             queued_jobs_max: at_least_one("queued_jobs_max", self.queued_jobs_max, 1024)?,
             batch_tokens_max: at_least_one("batch_tokens_max", self.batch_tokens_max, 2048)?,

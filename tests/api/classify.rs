@@ -1,10 +1,13 @@
+use postsort_server::config::Options;
 use serde_json::{Value, json};
 
-use crate::server::{Server, fixture};
+use crate::server::{Server, fixture, models_dir, options};
 
 #[test]
 fn answers_equal_transformers() {
-    let (server, _dir) = Server::with(&["bert"]);
+    let dir = models_dir(&["bert"]);
+    let precision = Some("f32".to_owned());
+    let server = Server::start(Options { precision, ..options(dir.path()) });
     let expected = std::fs::read(fixture("bert").join("expected.json")).expect("reads");
     let expected: Vec<Value> = serde_json::from_slice(&expected).expect("parses");
     let singles: Vec<&Value> = expected.iter().filter(|case| case["pair"].is_null()).collect();

@@ -11,7 +11,7 @@ fn postsort(arguments: &[&str], input: &[u8]) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_postsort"))
         .args(arguments)
         .env("POSTSORT_LISTEN", "127.0.0.1:0")
-        .env("POSTSORT_CACHE_DIR", "")
+        .env("POSTSORT_CACHE_DIR", "none")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -46,7 +46,8 @@ fn logits_equal_transformers() {
     let expected = std::fs::read(fixture("bert").join("expected.json")).expect("reads");
     let expected: Vec<Value> = serde_json::from_slice(&expected).expect("parses");
     let folder = fixture("bert");
-    let arguments = ["logits", "--model-dir", folder.to_str().expect("text")];
+    let folder = folder.to_str().expect("text");
+    let arguments = ["logits", "--model-dir", folder, "--precision", "f32"];
     let lines: String =
         expected[..3].iter().map(|case| json!({"text": case["text"]}).to_string() + "\n").collect();
     for (line, case) in stdout(&arguments, lines.as_bytes()).lines().zip(&expected) {
@@ -155,7 +156,7 @@ fn drains_at_sigterm_and_logs_no_mail() {
             "0",
         ])
         .env("POSTSORT_LOG", "trace")
-        .env("POSTSORT_CACHE_DIR", "")
+        .env("POSTSORT_CACHE_DIR", "none")
         .stderr(Stdio::piped())
         .spawn()
         .expect("starts");

@@ -1,6 +1,6 @@
 use serde_json::json;
 
-use crate::server::{Server, models_dir, options};
+use crate::server::{Server, models_dir, options, room_for_two};
 
 #[test]
 fn models_load_on_first_use_and_unload_on_demand() {
@@ -12,7 +12,11 @@ fn models_load_on_first_use_and_unload_on_demand() {
     assert_eq!((&bert["state"], &bert["loads"]), (&json!("ready"), &json!(1)));
     assert_eq!(bert["architecture"], "bert");
     assert_eq!(bert["labels"], json!(["ham", "spam", "list"]));
-    assert_eq!(bert["engine"], "candle");
+    assert_eq!(bert["engine"], "cpu");
+    assert!(bert["kernels"].is_string());
+    if bert["precision"] != "f32" {
+        assert_eq!(bert["agreement"]["texts"], 256);
+    }
     assert!(bert["resident_bytes"].as_u64() > Some(10_000));
     assert_eq!(state("distilbert")["state"], "unloaded", "others are left alone");
     assert_eq!(server.post("/v1/models/bert/pin", &json!({})).json()["pinned"], true);
@@ -40,11 +44,7 @@ fn first_requests_share_one_load() {
 #[test]
 fn the_budget_holds() {
     let dir = models_dir(&["bert", "distilbert", "electra"]);
-    let bytes = |name: &str| {
-        let folder = postsort_models::ModelFolder::open(&dir.path().join(name)).expect("opens");
-        postsort_models::LoadOptions::default().resident_bytes_estimate(&folder)
-    };
-    let budget = bytes("bert") + bytes("distilbert") + 100;
+    let budget = room_for_two(dir.path(), ["bert", "distilbert", "electra"]);
     let mut settings = options(dir.path());
     settings.memory_bytes_max = Some(budget.to_string());
     let server = Server::start(settings);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::life::metric;
-use crate::server::{Server, models_dir, options};
+use crate::server::{Server, models_dir, options, room_for_two};
 
 /// Long enough for any machine; a test waits until something holds, not for a time.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -274,13 +274,9 @@ fn a_model_that_fails_is_named() {
 #[test]
 fn looking_does_not_change_what_is_evicted() {
     let dir = models_dir(&["bert", "distilbert", "electra"]);
-    let bytes = |name: &str| {
-        let folder = postsort_models::ModelFolder::open(&dir.path().join(name)).expect("opens");
-        postsort_models::LoadOptions::default().resident_bytes_estimate(&folder)
-    };
     let mut settings = options(dir.path());
-    let room = bytes("bert") + bytes("distilbert") + bytes("electra");
-    settings.memory_bytes_max = Some((room - 1).to_string());
+    let budget = room_for_two(dir.path(), ["bert", "distilbert", "electra"]);
+    settings.memory_bytes_max = Some(budget.to_string());
     let server = Server::start(settings);
     for model in ["bert", "distilbert"] {
         assert_eq!(server.classify(&json!({"model": model, "inputs": "a"})).status, 200);

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use postsort_models::{LoadOptions, Model, ModelFolder};
 use postsort_server::config::{Config, Options};
 use postsort_server::serve;
 use serde_json::Value;
@@ -64,9 +65,17 @@ pub(crate) fn options(models_dir: &Path) -> Options {
         listen: Some(([127, 0, 0, 1], 0).into()),
         threads: Some(2),
         // Nothing is kept between tests.
-        cache_dir: Some(PathBuf::new()),
+        cache_dir: Some(PathBuf::from("none")),
         ..Options::default()
     }
+}
+
+/// Bytes for which two models, and not the third, fit at once.
+pub(crate) fn room_for_two(models_dir: &Path, [first, second, third]: [&str; 3]) -> u64 {
+    let options = LoadOptions::default();
+    let open = |name: &str| ModelFolder::open(&models_dir.join(name)).expect("opens");
+    let resident = |name: &str| Model::load(&open(name), &options).expect("loads").resident_bytes();
+    resident(first) + resident(second) + options.resident_bytes_estimate(&open(third)) - 1
 }
 
 impl Server {
