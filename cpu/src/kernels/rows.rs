@@ -321,18 +321,41 @@ pub(crate) unsafe fn softmax_rows<S: Simd>(args: &SoftmaxArgs) {
 pub(crate) unsafe fn add_outliers<S: Simd>(args: &OutlierArgs<'_>) {
     // SAFETY: granted by the caller.
     unsafe {
-        for row in 0..args.rows {
-            let (x, c) = (args.x.add(row * args.x_stride), args.c.add(row * args.c_stride));
-            let mut at = 0;
-            while at < args.n {
-                let mut sum = S::load(c.add(at));
-                for (outlier, &element) in args.outliers.iter().enumerate() {
-                    let weights = args.weights.add(outlier * args.weights_stride + at);
-                    sum = S::fma(S::splat(*x.add(element as usize)), S::load(weights), sum);
-                }
-                S::store(c.add(at), sum);
-                at += S::LANES;
+        let mut row = 0;
+        // Weights are loaded once for several rows.
+        while row + 4 <= args.rows {
+            add_outliers_rows::<S, 4>(args, row);
+            row += 4;
+        }
+        while row < args.rows {
+            add_outliers_rows::<S, 1>(args, row);
+            row += 1;
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn add_outliers_rows<S: Simd, const ROWS: usize>(args: &OutlierArgs<'_>, first: usize) {
+    // SAFETY: granted by the caller.
+    unsafe {
+        let (x, c) = (args.x.add(first * args.x_stride), args.c.add(first * args.c_stride));
+        let mut at = 0;
+        while at < args.n {
+            let mut sums = [S::splat(0.0); ROWS];
+            for (row, sum) in sums.iter_mut().enumerate() {
+                *sum = S::load(c.add(row * args.c_stride + at));
             }
+            for (outlier, &element) in args.outliers.iter().enumerate() {
+                let weights = S::load(args.weights.add(outlier * args.weights_stride + at));
+                for (row, sum) in sums.iter_mut().enumerate() {
+                    let x = S::splat(*x.add(row * args.x_stride + element as usize));
+                    *sum = S::fma(x, weights, *sum);
+                }
+            }
+            for (row, sum) in sums.into_iter().enumerate() {
+                S::store(c.add(row * args.c_stride + at), sum);
+            }
+            at += S::LANES;
         }
     }
 }
