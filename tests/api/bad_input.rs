@@ -101,6 +101,24 @@ fn every_mistake_has_its_error() {
     assert_eq!(server.classify(&json!({"inputs": "still here"})).status, 200);
 }
 
+/// A connection closed under a client that still sends would take the answer with it.
+#[test]
+fn a_refusal_reaches_a_client_that_still_sends() {
+    let (server, _dir) = Server::with(&["bert"]);
+    let body = vec![b'x'; 20_000_000];
+    for _ in 0..5 {
+        for (path, media_type, status) in [
+            ("/v1/classify", "application/json", 413),
+            ("/v1/classify", "text/html", 415),
+            ("/v1/nowhere", "application/json", 404),
+            ("/predict", "application/json", 413),
+        ] {
+            let answer = server.send(path, media_type, &body);
+            assert_eq!(answer.status, status, "{path} {media_type}: {}", answer.text);
+        }
+    }
+}
+
 #[test]
 fn nul_in_a_mail_is_dropped_not_refused() {
     let (server, _dir) = Server::with(&["bert"]);

@@ -5,6 +5,7 @@ mod classify;
 mod dashboard;
 mod error;
 mod health;
+mod linger;
 mod measure;
 mod metrics;
 mod models;
@@ -100,6 +101,7 @@ impl Life {
 pub fn router(app: App) -> Router {
     let http_metrics = Arc::clone(&app.http_metrics);
     let tracer = Arc::clone(&app.tracer);
+    let rest = linger::RestBytesMax(app.pipeline.limits.body_bytes_max.saturating_mul(4));
     Router::new()
         .route("/v1/classify", post(classify::classify))
         .route("/v1/models", get(models::list))
@@ -122,6 +124,7 @@ pub fn router(app: App) -> Router {
         .method_not_allowed_fallback(unknown_endpoint)
         .layer(from_fn(error::in_the_protocols_own_form))
         .layer(CatchPanicLayer::custom(|_| Error::Internal.into_response()))
+        .layer(from_fn_with_state(rest, linger::linger))
         .layer(from_fn_with_state(http_metrics, measure::measure))
         .layer(from_fn_with_state(tracer, trace::trace))
         .with_state(app)
