@@ -40,9 +40,16 @@ pub(super) enum Place {
     Down,
 }
 
+impl Place {
+    /// Channels at each place, in the order of their declaration.
+    fn widths(hidden: usize, intermediate: usize) -> [usize; 4] {
+        [hidden, hidden, hidden, intermediate]
+    }
+}
+
 impl ChannelMaxima {
     pub(super) fn new(layers: usize, hidden: usize, intermediate: usize) -> Self {
-        let widths = [hidden, hidden, hidden, intermediate];
+        let widths = Place::widths(hidden, intermediate);
         Self { layers: (0..layers).map(|_| widths.map(|width| vec![0.0; width])).collect() }
     }
 
@@ -69,7 +76,8 @@ impl ChannelMaxima {
         intermediate: usize,
         values: &[f32],
     ) -> Option<Self> {
-        let a_layer = hidden.checked_mul(3)?.checked_add(intermediate)?;
+        let widths = Place::widths(hidden, intermediate);
+        let a_layer = widths.into_iter().try_fold(0, usize::checked_add)?;
         if values.len() != layers.checked_mul(a_layer)? {
             return None;
         }
@@ -83,7 +91,7 @@ impl ChannelMaxima {
 
     /// Whether they are of a model of these sizes.
     pub(super) fn fit(&self, layers: usize, hidden: usize, intermediate: usize) -> bool {
-        let widths = [hidden, hidden, hidden, intermediate];
+        let widths = Place::widths(hidden, intermediate);
         self.layers.len() == layers
             && self.layers.iter().all(|places| places.each_ref().map(Vec::len) == widths)
     }

@@ -120,12 +120,13 @@ impl Subject<'_> {
         let bytes = |values: &[f32]| -> Vec<u8> {
             values.iter().flat_map(|value| value.to_le_bytes()).collect()
         };
-        let config = self.folder.config();
-        let maxima = bytes(&calibration.maxima.to_values());
+        let (layers, maxima) = (self.folder.config().layers, calibration.maxima.to_values());
+        let a_layer = maxima.len() / layers.max(1);
+        let maxima = bytes(&maxima);
         let logits = bytes(&calibration.exact.concat());
         let labels = self.folder.labels().names().len();
         let shapes = [
-            ("maxima", vec![config.layers, 3 * config.hidden + config.intermediate], &maxima),
+            ("maxima", vec![layers, a_layer], &maxima),
             ("logits", vec![calibration.exact.len(), labels], &logits),
         ];
         let mut views = Vec::new();

@@ -42,6 +42,8 @@ fn status(reasons: &[&str]) -> StatusCode {
 
 /// The objectives judged, and what deserves an operator's eye.
 pub(super) struct Judgement {
+    /// Why the server cannot answer.
+    pub(super) reasons: Vec<&'static str>,
     pub(super) verdicts: [Verdict; 4],
     pub(super) alarms: Vec<Alarm>,
     /// Models that failed to load, with the error.
@@ -58,22 +60,21 @@ pub(super) fn judge(app: &App, memory: &MemoryReading) -> Judgement {
         .filter(|(_, stats)| stats.state != ModelState::Ready && stats.last_error.is_some())
         .map(|(entry, stats)| (entry.name.clone(), stats.last_error.unwrap_or_default()))
         .collect();
-    let verdicts = slo.verdicts(memory.process_share());
+    let (reasons, verdicts) = (reasons(app), slo.verdicts(memory.process_share()));
     let alarms = alarms(&Situation {
-        reasons: &reasons(app),
+        reasons: &reasons,
         failed: &failed,
         verdicts: &verdicts,
         memory_used_bytes: catalog.used_bytes(),
         memory_budget_bytes: catalog.budget_bytes(),
         refused_share: slo.refused_share(),
     });
-    Judgement { verdicts, alarms, failed }
+    Judgement { reasons, verdicts, alarms, failed }
 }
 
 /// Everything an operator asks first
 #[utoipa::path(get, path = "/health", tag = "health", responses((status = 200), (status = 503)))]
 pub(super) async fn health(State(app): State<App>) -> Response {
-    let reasons = reasons(&app);
     let (catalog, memory) = (&app.pipeline.catalog, MemoryReading::take());
     let judgement = judge(&app, &memory);
     let models: Vec<Value> = catalog
@@ -89,7 +90,7 @@ pub(super) async fn health(State(app): State<App>) -> Response {
             })
         })
         .collect();
-    let word = match (reasons.is_empty(), judgement.failed.is_empty()) {
+    let word = match (judgement.reasons.is_empty(), judgement.failed.is_empty()) {
         (false, _) => "unavailable",
         (true, true) => "ok",
         (true, false) => "degraded",
@@ -97,7 +98,7 @@ pub(super) async fn health(State(app): State<App>) -> Response {
     let results = app.pipeline.result_stats();
     let body = json!({
         "status": word,
-        "reasons": reasons,
+        "reasons": judgement.reasons,
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_seconds": app.life.uptime().as_secs_f64(),
         "slo": judgement.verdicts,
@@ -112,7 +113,7 @@ pub(super) async fn health(State(app): State<App>) -> Response {
             "evictions": results.evictions,
         },
     });
-    (status(&reasons), Json(body)).into_response()
+    (status(&judgement.reasons), Json(body)).into_response()
 }
 
 pub(super) fn memory_json(app: &App, memory: &MemoryReading) -> Value {

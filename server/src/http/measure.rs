@@ -15,13 +15,17 @@ pub(super) async fn measure(
     request: Request,
     next: Next,
 ) -> Response {
-    let route = request.extensions().get::<MatchedPath>().cloned();
-    let in_flight = http.begin(route.as_ref().map_or("unknown", MatchedPath::as_str));
+    let in_flight = http.begin(route(&request));
     let bytes = in_flight.request_bytes();
     let response = next.run(request.map(|body| weighed(body, bytes))).await;
     let bytes = in_flight.response_bytes();
     in_flight.answered(response.status().as_u16());
     response.map(|body| weighed(body, bytes))
+}
+
+/// The route's pattern, for names that a client cannot make up.
+pub(super) fn route(request: &Request) -> &str {
+    request.extensions().get::<MatchedPath>().map_or("unknown", MatchedPath::as_str)
 }
 
 /// Counts the body's bytes: at once if its size is known, else as they come.

@@ -23,7 +23,7 @@ pub(super) async fn metrics(State(app): State<App>) -> Response {
         entry.metrics.set_residency(&catalog.stats(entry));
     }
     app.http_metrics.set_gauges();
-    let vitals = Vitals::take(&app.models_dir);
+    let vitals = Vitals::take(&app.models_dir, app.compute_threads);
     let traces = app.tracer.exporter().map(|exporter| {
         let counts = exporter.counts();
         (counts.exported.load(Ordering::Relaxed), counts.dropped.load(Ordering::Relaxed))
@@ -82,7 +82,7 @@ pub(super) async fn summary(State(app): State<App>) -> Json<Value> {
     Json(json!({
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_seconds": app.life.uptime().as_secs_f64(),
-        "ready": reasons(&app).is_empty(),
+        "ready": judgement.reasons.is_empty(),
         "slo": judgement.verdicts,
         "alerts": judgement.alarms,
         "models": models,

@@ -47,6 +47,8 @@ pub struct App {
     pub tracer: Arc<Tracer>,
     /// Where the models are.
     pub models_dir: Arc<Path>,
+    /// Threads that compute.
+    pub compute_threads: usize,
 }
 
 impl App {
@@ -58,7 +60,8 @@ impl App {
         let http_metrics = Arc::new(HttpMetrics::new(Arc::clone(&pipeline.metrics)));
         let models_dir = Arc::from(config.models_dir.as_path());
         let tracer = Arc::new(Tracer::new(config.traces.clone())?);
-        Ok(Self { pipeline, life: Arc::default(), http_metrics, tracer, models_dir })
+        let (life, compute_threads) = (Arc::default(), config.threads);
+        Ok(Self { pipeline, life, http_metrics, tracer, models_dir, compute_threads })
     }
 }
 

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::Response;
 
+use super::measure::route;
 use crate::telemetry::{
     RequestTrace, TraceContext, TraceExporter, TraceSettings, noting, usable_request_id,
 };
@@ -107,7 +108,7 @@ pub(super) async fn trace(
     let given = header(request.headers(), REQUEST_ID).filter(|id| usable_request_id(id));
     let request_id = given.unwrap_or_else(|| format!("{:032x}", context.trace_id));
     let method = name(request.method());
-    let route = request.extensions().get::<MatchedPath>().cloned();
+    let endpoint = route(&request).to_owned();
 
     let (mut response, notes) = noting(next.run(request)).await;
     if let Ok(value) = HeaderValue::from_str(&request_id) {
@@ -116,7 +117,6 @@ pub(super) async fn trace(
     if let Ok(value) = HeaderValue::try_from(context.to_string()) {
         response.headers_mut().insert(TRACEPARENT, value);
     }
-    let endpoint = route.as_ref().map_or("unknown", MatchedPath::as_str).to_owned();
     let (status, duration) = (response.status().as_u16(), clock.elapsed());
     tracing::debug!(request_id, endpoint, status, ?duration, "answered");
     tracer.tell(RequestTrace {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use metrics::{Counter, Gauge, Histogram};
 use parking_lot::RwLock;
@@ -146,13 +146,12 @@ impl Endpoint {
 
 impl InFlight<'_> {
     /// The response's head is ready.
-    pub(crate) fn answered(mut self, status: u16) -> Duration {
+    pub(crate) fn answered(mut self, status: u16) {
         self.answered = true;
         let duration = self.started.elapsed();
         self.endpoint.count(&self.http.metrics, status);
         self.endpoint.duration.record(duration.as_secs_f64());
         self.endpoint.window.record(duration, status >= 500);
-        duration
     }
 
     pub(crate) fn request_bytes(&self) -> ByteCounter {

@@ -114,10 +114,9 @@ impl std::fmt::Debug for Metrics {
 impl Readings {
     #[expect(clippy::cast_precision_loss, reason = "samples are floats on the wire")]
     fn write(&self) -> String {
-        let one_if = |holds: bool| f64::from(u8::from(holds));
         let mut out = Exposition::default();
         out.sample(names::BUILD_INFO, &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
-        out.sample(names::READY, &[], one_if(self.ready));
+        out.sample(names::READY, &[], f64::from(self.ready));
         let cpu = [("device", "cpu")];
         out.sample(names::MEMORY_USED_BYTES, &cpu, self.memory_used_bytes as f64);
         out.sample(names::BUDGET_BYTES, &cpu, self.memory_budget_bytes as f64);
@@ -128,7 +127,7 @@ impl Readings {
         out.sample(names::CACHE_ENTRIES, &[], self.results.entries as f64);
         out.sample(names::CACHE_EVICTIONS, &[], self.results.evictions as f64);
         for verdict in &self.verdicts {
-            out.sample(names::SLO_MET, &[("slo", verdict.slo)], one_if(verdict.met));
+            out.sample(names::SLO_MET, &[("slo", verdict.slo)], f64::from(verdict.met));
         }
         if let Some((exported, dropped)) = self.traces {
             out.sample(names::TRACES_EXPORTED, &[], exported as f64);

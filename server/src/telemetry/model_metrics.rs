@@ -245,14 +245,13 @@ impl ModelMetrics {
 
     #[expect(clippy::cast_precision_loss, reason = "gauges are floats on the wire")]
     pub(crate) fn set_residency<E>(&self, stats: &postsort_cache::ResidencyStats<E>) {
-        let one_if = |holds: bool| f64::from(u8::from(holds));
         self.queue_tokens.set(self.tally().queue_tokens as f64);
         self.resident_bytes.set(stats.resident_bytes as f64);
-        self.pinned.set(one_if(stats.pinned));
+        self.pinned.set(f64::from(stats.pinned));
         self.leases.set(stats.leases as f64);
         self.evictions.absolute(stats.evictions);
         for (gauge, state) in self.states.iter().zip(ModelState::ALL) {
-            gauge.set(one_if(state == stats.state));
+            gauge.set(f64::from(state == stats.state));
         }
     }
 }

@@ -94,6 +94,25 @@ struct Answered {
     failed: u64,
 }
 
+impl Answered {
+    fn sum<'a>(slices: impl Iterator<Item = &'a Self>) -> Self {
+        slices.fold(Self::default(), |sum, slice| Self {
+            answered: sum.answered + slice.answered,
+            refused: sum.refused + slice.refused,
+            failed: sum.failed + slice.failed,
+        })
+    }
+
+    fn asked(&self) -> u64 {
+        self.answered + self.refused + self.failed
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "counts of an hour are far below 2^52")]
+    fn share(&self, part: u64) -> Option<f64> {
+        (self.asked() > 0).then(|| part as f64 / self.asked() as f64)
+    }
+}
+
 impl Slice for Answered {
     fn clear(&mut self) {
         *self = Self::default();
@@ -171,23 +190,16 @@ impl SloWatch {
         self.verdicts_at(Instant::now(), memory_share)
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "counts of an hour are far below 2^52")]
     fn verdicts_at(&self, now: Instant, memory_share: f64) -> [Verdict; 4] {
         let (short, long) = {
             let seen = &mut *self.seen.lock();
-            let long =
-                seen.long.last(now, LONG.0).fold(Answered::default(), |sum, slice| Answered {
-                    answered: sum.answered + slice.answered,
-                    refused: sum.refused + slice.refused,
-                    failed: sum.failed + slice.failed,
-                });
+            let long = Answered::sum(seen.long.last(now, LONG.0));
             (LatencySlice::sum(seen.short.last(now, SHORT.0)), long)
         };
         let Objectives { p95, errors_max, memory_max, availability_min } = self.objectives;
         let window = |(slices, slice): (usize, Duration)| slices as u64 * slice.as_secs();
         let requests = short.requests();
         let summary = short.summary();
-        let asked = long.answered + long.refused + long.failed;
         let judge = |slo, value: Option<f64>, objective, unit, window_seconds, requests| Verdict {
             slo,
             met: value.is_none_or(|value| value < objective),
@@ -199,7 +211,7 @@ impl SloWatch {
             requests,
         };
         let some = |value: f64| (requests > 0).then_some(value);
-        let share = (asked > 0).then(|| long.answered as f64 / asked as f64);
+        let share = long.share(long.answered);
         [
             judge(
                 "latency_p95",
@@ -219,22 +231,16 @@ impl SloWatch {
                 well: "above",
                 unit: "ratio",
                 window_seconds: window(LONG),
-                requests: asked,
+                requests: long.asked(),
             },
         ]
     }
 
     /// Share of requests that were refused for want of room in the last five minutes.
     #[must_use]
-    #[expect(clippy::cast_precision_loss, reason = "counts of minutes are far below 2^52")]
     pub fn refused_share(&self) -> f64 {
-        let mut seen = self.seen.lock();
-        let (mut refused, mut asked) = (0, 0);
-        for slice in seen.long.last(Instant::now(), 5) {
-            refused += slice.refused;
-            asked += slice.refused + slice.answered + slice.failed;
-        }
-        if asked == 0 { 0.0 } else { refused as f64 / asked as f64 }
+        let last = Answered::sum(self.seen.lock().long.last(Instant::now(), 5));
+        last.share(last.refused).unwrap_or(0.0)
     }
 }
 

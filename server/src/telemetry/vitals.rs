@@ -29,6 +29,8 @@ pub struct Vitals {
     pub start_time_seconds: u64,
     /// CPUs that the process may use.
     pub cpus: usize,
+    /// Threads that compute.
+    pub compute_threads: usize,
     /// Load average of a minute.
     pub load1: f64,
     /// Time the control group waited for its CPU quota.
@@ -53,9 +55,9 @@ pub struct RuntimeReading {
 }
 
 impl Vitals {
-    /// Looks now, at the file system of `models_dir` too.
+    /// Looks now, at the file system of `models_dir` too; `compute_threads` as they were set.
     #[must_use]
-    pub fn take(models_dir: &Path) -> Self {
+    pub fn take(models_dir: &Path, compute_threads: usize) -> Self {
         let mut vitals = Self {
             memory: MemoryReading::take(),
             cpu_seconds: 0.0,
@@ -65,6 +67,7 @@ impl Vitals {
             open_files_max: 0,
             start_time_seconds: 0,
             cpus: crate::config::cpus(),
+            compute_threads,
             load1: System::load_average().one,
             cpu_throttled_seconds: throttled(),
             disk_bytes: disk(models_dir),
@@ -99,6 +102,7 @@ impl Vitals {
             (names::PROCESS_FILES_MAX, self.open_files_max),
             (names::PROCESS_START, self.start_time_seconds),
             (names::MACHINE_CPUS, self.cpus as u64),
+            (names::COMPUTE_THREADS, self.compute_threads as u64),
             (names::MACHINE_BYTES, memory.machine_bytes),
             (names::MACHINE_USED_BYTES, memory.machine_used_bytes),
         ] {
@@ -120,7 +124,6 @@ impl Vitals {
         out.sample(names::RUNTIME_TASKS, &[], self.runtime.tasks as f64);
         out.sample(names::RUNTIME_QUEUE, &[], self.runtime.queue_tasks as f64);
         out.sample(names::RUNTIME_BUSY, &[], self.runtime.busy_seconds);
-        out.sample(names::COMPUTE_THREADS, &[], rayon::current_num_threads() as f64);
     }
 }
 
@@ -164,7 +167,7 @@ mod tests {
 
     #[tokio::test]
     async fn readings_are_plausible() {
-        let vitals = Vitals::take(std::path::Path::new("."));
+        let vitals = Vitals::take(std::path::Path::new("."), 2);
         assert!(vitals.memory.process_bytes > 1 << 20, "{vitals:?}");
         assert!(vitals.virtual_bytes >= vitals.memory.process_bytes, "{vitals:?}");
         assert!(vitals.threads >= 2, "the test runs on a thread of its own: {vitals:?}");
