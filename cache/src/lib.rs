@@ -11,6 +11,7 @@ mod results;
 
 pub use digest::{Digest, Digester};
 pub use residency::{
-    Backoff, Lease, ModelState, Residency, ResidencyError, ResidencyStats, Source,
+    Backoff, EvictionReason, Lease, ModelState, Residency, ResidencyError, ResidencyStats, Source,
+    Spec,
 };
 pub use results::{Claim, Lead, ResultCache, ResultStats, Weigh};

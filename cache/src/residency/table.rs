@@ -1,0 +1,371 @@
+//! Who is in memory, under one lock.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, watch};
+
+use super::eviction::Popularity;
+use super::resident::{Charge, EvictionReason, Lease, ModelState, ResidencyStats, Resident};
+use super::source::{Backoff, ResidencyError, Source};
+
+/// How long a retired model's mark is kept: longer than any request takes.
+const RETIRED_KEPT: Duration = Duration::from_secs(600);
+
+pub(super) struct Table<S: Source> {
+    pub(super) budget_bytes: u64,
+    pub(super) used_bytes: Arc<AtomicU64>,
+    /// Told when room may have come about.
+    pub(super) room: Arc<Notify>,
+    /// Requests so far, for any model.
+    clock: u64,
+    slots: HashMap<String, Slot<S>>,
+}
+
+pub(super) struct Slot<S: Source> {
+    pub(super) phase: Phase<S>,
+    pub(super) pinned: bool,
+    /// Another revision takes its place: nobody leases it again.
+    retired: bool,
+    used_at: Instant,
+    popularity: Popularity,
+    loads: u64,
+    evictions: [u64; EvictionReason::ALL.len()],
+    failures_in_a_row: u32,
+    last_error: Option<S::Error>,
+    /// The copy that was unloaded last, for as long as somebody uses it.
+    draining: Weak<Resident<S::Model>>,
+}
+
+pub(super) enum Phase<S: Source> {
+    Unloaded,
+    /// Without a reservation while it is next in line.
+    Loading {
+        reserved: Option<Charge>,
+        ended: watch::Receiver<Ended<S>>,
+    },
+    Ready(Arc<Resident<S::Model>>),
+    Failed {
+        until: Instant,
+    },
+}
+
+impl<S: Source> Default for Slot<S> {
+    fn default() -> Self {
+        Self {
+            phase: Phase::Unloaded,
+            pinned: false,
+            retired: false,
+            used_at: Instant::now(),
+            popularity: Popularity::default(),
+            loads: 0,
+            evictions: [0; EvictionReason::ALL.len()],
+            failures_in_a_row: 0,
+            last_error: None,
+            draining: Weak::new(),
+        }
+    }
+}
+
+/// Models taken out of the table, to be dropped without its lock: freeing hundreds of megabytes
+/// takes milliseconds.
+pub(super) type Evicted<S> = Vec<Arc<Resident<<S as Source>::Model>>>;
+
+/// What one look at the table led to.
+pub(super) enum Step<S: Source> {
+    Leased(Lease<S::Model>),
+    Wait(watch::Receiver<Ended<S>>),
+    Load(watch::Sender<Ended<S>>, watch::Receiver<Ended<S>>),
+}
+
+/// How a load ended, for those who wait: the model, so that it is not evicted before they have it;
+/// an error if the load never began; nothing if a look at the table tells what became of it.
+pub(super) type Ended<S> =
+    Result<Option<Lease<<S as Source>::Model>>, ResidencyError<<S as Source>::Error>>;
+
+impl<S: Source> Table<S> {
+    pub(super) fn new(budget_bytes: u64) -> Self {
+        Self {
+            budget_bytes,
+            used_bytes: Arc::default(),
+            room: Arc::default(),
+            clock: 0,
+            slots: HashMap::new(),
+        }
+    }
+
+    pub(super) fn slot(&mut self, key: &str) -> &mut Slot<S> {
+        if !self.slots.contains_key(key) {
+            self.slots.insert(key.to_owned(), Slot::default());
+        }
+        self.slots.get_mut(key).unwrap_or_else(|| unreachable!("inserted above"))
+    }
+
+    pub(super) fn peek(&self, key: &str) -> Option<Lease<S::Model>> {
+        match &self.slots.get(key)?.phase {
+            Phase::Ready(resident) => Some(Lease::of(resident)),
+            _ => None,
+        }
+    }
+
+    pub(super) fn lease(&mut self, key: &str) -> Option<Lease<S::Model>> {
+        let models = self.slots.len();
+        let slot = self.slots.get_mut(key)?;
+        let Phase::Ready(resident) = &slot.phase else { return None };
+        self.clock += 1;
+        slot.used_at = Instant::now();
+        slot.popularity.count(self.clock, models);
+        Some(Lease::of(resident))
+    }
+
+    /// `None`: the caller should load it.
+    pub(super) fn look(&mut self, key: &str) -> Result<Option<Step<S>>, ResidencyError<S::Error>> {
+        if let Some(lease) = self.lease(key) {
+            return Ok(Some(Step::Leased(lease)));
+        }
+        self.clock += 1;
+        let (now, models) = (self.clock, self.slots.len());
+        let slot = self.slot(key);
+        slot.popularity.count(now, models);
+        match (&slot.phase, &slot.last_error) {
+            _ if slot.retired => Err(ResidencyError::Retired),
+            (Phase::Loading { ended, .. }, _) => Ok(Some(Step::Wait(ended.clone()))),
+            (Phase::Failed { until }, Some(error)) if *until > Instant::now() => {
+                Err(ResidencyError::Failed {
+                    source_error: error.clone(),
+                    retry_after: *until - Instant::now(),
+                })
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Whether a model of this size could ever come in.
+    fn could_fit(&self, needed_bytes: u64) -> Result<(), ResidencyError<S::Error>> {
+        let budget_bytes = self.budget_bytes;
+        if needed_bytes > budget_bytes {
+            return Err(ResidencyError::LargerThanBudget { needed_bytes, budget_bytes });
+        }
+        let pinned: u64 =
+            self.slots.values().filter(|slot| slot.pinned).filter_map(Slot::ready_bytes).sum();
+        let free_bytes = budget_bytes.saturating_sub(pinned);
+        if needed_bytes > free_bytes {
+            return Err(ResidencyError::NoRoom { needed_bytes, free_bytes });
+        }
+        Ok(())
+    }
+
+    /// Evicts the idle models that are worth least until `needed_bytes` are free. All or nothing:
+    /// `None` if those in the way are in use, or still being loaded.
+    fn make_room(&mut self, needed_bytes: u64) -> Option<Evicted<S>> {
+        let used_bytes = self.used_bytes.load(Ordering::SeqCst);
+        let mut free_bytes = self.budget_bytes.saturating_sub(used_bytes);
+        let (now, models) = (self.clock, self.slots.len());
+        let mut idle: Vec<(f64, u64, &String)> = self
+            .slots
+            .iter()
+            .filter(|(_, slot)| !slot.pinned && slot.is_idle())
+            .filter_map(|(key, slot)| {
+                let Phase::Ready(resident) = &slot.phase else { return None };
+                let (bytes, load) = (resident.charge.bytes(), resident.load_duration);
+                Some((slot.popularity.worth(now, models, bytes, load), bytes, key))
+            })
+            .collect();
+        idle.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
+        let mut victims = Vec::new();
+        for (_, bytes, key) in idle {
+            if free_bytes >= needed_bytes {
+                break;
+            }
+            free_bytes += bytes;
+            victims.push(key.clone());
+        }
+        if free_bytes < needed_bytes {
+            return None;
+        }
+        Some(victims.iter().filter_map(|key| self.evict(key, EvictionReason::Budget)).collect())
+    }
+
+    /// Idle models that nobody asked for since `before`.
+    pub(super) fn evict_unused(&mut self, before: Instant) -> Evicted<S> {
+        let unused = |slot: &Slot<S>| !slot.pinned && slot.is_idle() && slot.used_at < before;
+        let keys: Vec<String> = self
+            .slots
+            .iter()
+            .filter(|(_, slot)| unused(slot))
+            .map(|(key, _)| key.clone())
+            .collect();
+        keys.iter().filter_map(|key| self.evict(key, EvictionReason::Idle)).collect()
+    }
+
+    fn evict(&mut self, key: &str, reason: EvictionReason) -> Option<Arc<Resident<S::Model>>> {
+        let resident = self.take_resident(key)?;
+        let slot = self.slot(key);
+        slot.evictions[reason as usize] += 1;
+        tracing::info!(model = key, reason = reason.as_str(), "evicted");
+        // Idle, so its memory is free as soon as the caller lets go of the lock.
+        resident.charge.give_back();
+        Some(resident)
+    }
+
+    /// Drops the model once its leases end. Whether it was in memory.
+    pub(super) fn take_resident(&mut self, key: &str) -> Option<Arc<Resident<S::Model>>> {
+        let slot = self.slots.get_mut(key)?;
+        if !matches!(slot.phase, Phase::Ready(_)) {
+            return None;
+        }
+        let phase = std::mem::replace(&mut slot.phase, Phase::Unloaded);
+        let Phase::Ready(resident) = phase else { return None };
+        slot.draining = Arc::downgrade(&resident);
+        Some(resident)
+    }
+
+    /// Takes the model out for good: nobody leases it again. One that is being loaded goes when it
+    /// is.
+    pub(super) fn retire(&mut self, key: &str) -> Option<Arc<Resident<S::Model>>> {
+        // Requests that chose it before now must meet the mark; those of minutes ago are over.
+        self.slots.retain(|_, slot| {
+            !slot.retired
+                || !matches!(slot.phase, Phase::Unloaded)
+                || slot.draining.strong_count() > 0
+                || slot.used_at.elapsed() < RETIRED_KEPT
+        });
+        let resident = self.take_resident(key);
+        let slot = self.slot(key);
+        (slot.pinned, slot.retired, slot.used_at) = (false, true, Instant::now());
+        resident
+    }
+
+    /// A retired model may be loaded again.
+    pub(super) fn revive(&mut self, key: &str) {
+        self.slot(key).retired = false;
+    }
+
+    pub(super) fn forget_failure(&mut self, key: &str) {
+        let slot = self.slot(key);
+        if matches!(slot.phase, Phase::Failed { .. }) {
+            slot.phase = Phase::Unloaded;
+        }
+        slot.last_error = None;
+    }
+
+    /// Bytes for a load that begins now; `None` if it has to wait for them.
+    pub(super) fn reserve(
+        &mut self,
+        key: &str,
+        needed_bytes: u64,
+    ) -> Result<Option<Evicted<S>>, ResidencyError<S::Error>> {
+        self.could_fit(needed_bytes)?;
+        let Some(evicted) = self.make_room(needed_bytes) else { return Ok(None) };
+        let charge = Charge::new(needed_bytes, &self.used_bytes);
+        if let Phase::Loading { reserved, .. } = &mut self.slot(key).phase {
+            *reserved = Some(charge);
+        }
+        Ok(Some(evicted))
+    }
+
+    /// Room for what a loaded model takes beyond its reservation; `None` if there is none.
+    pub(super) fn settle(&mut self, key: &str, bytes: u64) -> Option<Evicted<S>> {
+        let reserved = match &self.slot(key).phase {
+            Phase::Loading { reserved: Some(charge), .. } => charge.bytes(),
+            _ => 0,
+        };
+        self.make_room(bytes.saturating_sub(reserved))
+    }
+
+    /// A load never began.
+    pub(super) fn call_off(&mut self, key: &str) {
+        self.slot(key).phase = Phase::Unloaded;
+    }
+
+    pub(super) fn finish_load(
+        &mut self,
+        key: &str,
+        loaded: Result<(S::Model, u64), S::Error>,
+        took: Duration,
+        backoff: Backoff,
+    ) -> Option<Lease<S::Model>> {
+        let (used_bytes, room) = (Arc::clone(&self.used_bytes), Arc::clone(&self.room));
+        let slot = self.slot(key);
+        slot.used_at = Instant::now();
+        let mut lease = None;
+        match loaded {
+            Ok(_) if slot.retired => slot.phase = Phase::Unloaded,
+            Ok((model, bytes)) => {
+                slot.loads += 1;
+                slot.failures_in_a_row = 0;
+                slot.last_error = None;
+                // The reservation goes before the charge comes.
+                slot.phase = Phase::Unloaded;
+                let charge = Charge::new(bytes, &used_bytes);
+                let resident = Arc::new(Resident::new(model, charge, took, &room));
+                lease = Some(Lease::of(&resident));
+                slot.phase = Phase::Ready(resident);
+            }
+            Err(error) => {
+                let wait = backoff.after(slot.failures_in_a_row);
+                slot.failures_in_a_row += 1;
+                slot.last_error = Some(error);
+                slot.phase = Phase::Failed { until: Instant::now() + wait };
+            }
+        }
+        room.notify_waiters();
+        lease
+    }
+
+    pub(super) fn stats(&self, key: &str) -> ResidencyStats<S::Error> {
+        self.slots.get(key).map_or_else(|| Slot::<S>::default().stats(), Slot::stats)
+    }
+}
+
+impl<S: Source> Slot<S> {
+    fn ready_bytes(&self) -> Option<u64> {
+        match &self.phase {
+            Phase::Ready(resident) => Some(resident.charge.bytes()),
+            _ => None,
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        matches!(&self.phase, Phase::Ready(resident) if resident.leases() == 0)
+    }
+
+    fn stats(&self) -> ResidencyStats<S::Error> {
+        let mut stats = ResidencyStats {
+            state: ModelState::Unloaded,
+            resident_bytes: 0,
+            leases: 0,
+            pinned: self.pinned,
+            loads: self.loads,
+            evictions: self.evictions,
+            load_duration: None,
+            last_error: self.last_error.clone(),
+        };
+        let mut of = |resident: &Resident<S::Model>| {
+            stats.resident_bytes = resident.charge.bytes();
+            stats.leases = resident.leases();
+            stats.load_duration = Some(resident.load_duration);
+        };
+        stats.state = match &self.phase {
+            Phase::Ready(resident) => {
+                of(resident);
+                ModelState::Ready
+            }
+            Phase::Loading { reserved, .. } => {
+                stats.resident_bytes = reserved.as_ref().map_or(0, Charge::bytes);
+                ModelState::Loading
+            }
+            Phase::Failed { until } if *until > Instant::now() => ModelState::Failed,
+            Phase::Failed { .. } | Phase::Unloaded => match self.draining.upgrade() {
+                Some(resident) if resident.leases() > 0 => {
+                    of(&resident);
+                    ModelState::Draining
+                }
+                _ => ModelState::Unloaded,
+            },
+        };
+        stats
+    }
+}
