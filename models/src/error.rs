@@ -35,6 +35,18 @@ pub enum ModelError {
         /// A pickle is there instead.
         pickle: bool,
     },
+    /// The model's folder has no revision of this name.
+    #[error("no revision `{label}`")]
+    NoRevision {
+        /// The name, shortened.
+        label: String,
+    },
+    /// The manifest names a hub's repository that has not been fetched.
+    #[error("not fetched yet from the hub's repository `{id}`")]
+    NotFetched {
+        /// `owner/name`.
+        id: String,
+    },
     /// The weights lack a tensor that the configuration asks for.
     #[error("weights lack tensor `{tensor}`")]
     MissingTensor {

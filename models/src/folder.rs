@@ -25,49 +25,7 @@ pub struct ModelFolder {
     pub(crate) weights: WeightFiles,
 }
 
-/// A sub-folder of the models folder that looks like a model.
-#[derive(Debug)]
-pub struct Found {
-    /// The manifest's name, or the folder's.
-    pub name: String,
-    /// The model, or what is wrong with it.
-    pub folder: Result<ModelFolder, ModelError>,
-}
-
-/// All model folders directly in `models_dir`, by name; or `models_dir` itself if it is one. A
-/// broken one hides no other.
-///
-/// # Errors
-/// `models_dir` cannot be read, or two models have one name.
-pub fn discover(models_dir: &Path) -> Result<Vec<Found>, ModelError> {
-    let io = |error| ModelError::io(models_dir, error);
-    let mut paths = Vec::new();
-    if models_dir.join("config.json").is_file() {
-        paths.push(models_dir.to_owned());
-    } else {
-        for entry in std::fs::read_dir(models_dir).map_err(io)? {
-            let path = entry.map_err(io)?.path();
-            if path.join("config.json").is_file() {
-                paths.push(path);
-            }
-        }
-    }
-    let mut found: Vec<Found> = paths
-        .into_iter()
-        .map(|path| match ModelFolder::open(&path) {
-            Ok(folder) => Found { name: folder.name.clone(), folder: Ok(folder) },
-            Err(error) => Found { name: folder_name(&path), folder: Err(error) },
-        })
-        .collect();
-    found.sort_by(|a, b| a.name.cmp(&b.name));
-    if let Some(pair) = found.windows(2).find(|pair| pair[0].name == pair[1].name) {
-        let reason = format!("two models are called `{}`", pair[0].name);
-        return Err(ModelError::bad_file(models_dir, reason));
-    }
-    Ok(found)
-}
-
-fn folder_name(path: &Path) -> String {
+pub(crate) fn folder_name(path: &Path) -> String {
     let absolute = path.canonicalize();
     let path = absolute.as_deref().unwrap_or(path);
     path.file_name().map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
@@ -111,6 +69,14 @@ impl ModelFolder {
             truncation_side,
             weights,
         })
+    }
+
+    /// Called `name`, unless its manifest names it.
+    pub(crate) fn named(mut self, name: String) -> Self {
+        if self.manifest.name.is_none() {
+            self.name = name;
+        }
+        self
     }
 
     /// The model's name.

@@ -101,6 +101,13 @@ impl Labels {
         &self.names
     }
 
+    /// The label of the largest logit.
+    #[must_use]
+    pub fn first(&self, logits: &[f32]) -> Option<&str> {
+        let largest = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1))?.0;
+        self.names.get(largest).map(String::as_str)
+    }
+
     /// What the logits mean.
     #[must_use]
     pub const fn problem(&self) -> Problem {

@@ -26,6 +26,27 @@ pub struct Manifest {
     pub tokens_max: Option<usize>,
     /// Precision, if not the server's choice.
     pub precision: Option<Precision>,
+    /// Load it at the start and never evict it.
+    pub pinned: bool,
+    /// Mails that it reads once it is loaded, beside the usual lengths.
+    pub warm_up: Vec<String>,
+    /// Where `postsort preload` fetches the model from if it is not there.
+    pub hub: Option<Hub>,
+}
+
+/// A repository of a Hugging Face hub.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hub {
+    /// `owner/name`.
+    pub id: String,
+    /// A branch, tag or commit.
+    #[serde(default = "main_branch")]
+    pub revision: String,
+}
+
+fn main_branch() -> String {
+    "main".to_owned()
 }
 
 impl Default for Manifest {
@@ -38,6 +59,9 @@ impl Default for Manifest {
             thresholds: BTreeMap::new(),
             tokens_max: None,
             precision: None,
+            pinned: false,
+            warm_up: Vec::new(),
+            hub: None,
         }
     }
 }
@@ -68,7 +92,10 @@ pub enum Aggregation {
 
 impl Manifest {
     /// Reads a folder's `postsort.toml`, if it has one.
-    pub(crate) fn read(folder: &Path) -> Result<Self, ModelError> {
+    ///
+    /// # Errors
+    /// It cannot be read, or makes no sense.
+    pub fn read(folder: &Path) -> Result<Self, ModelError> {
         let path = folder.join("postsort.toml");
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,

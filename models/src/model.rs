@@ -77,6 +77,9 @@ impl LoadOptions {
     }
 }
 
+/// A line, a mail, and as long as the model reads.
+const WARM_UP_TOKENS: [usize; 3] = [16, 128, usize::MAX];
+
 /// A tokenizer and an engine.
 #[derive(Debug)]
 pub struct Model {
@@ -138,6 +141,25 @@ impl Model {
             return Ok(Vec::new());
         }
         CpuEngine::calibrate(folder, &TextTokenizer::open(folder)?, &options.pool()?)
+    }
+
+    /// Reads sequences of usual lengths, and the manifest's mails, so that the first request is no
+    /// slower than the tenth: memory for the longest sequence is there, and what the processor and
+    /// the pages of the file's tables have to learn is learnt.
+    ///
+    /// # Errors
+    /// See [`Engine::forward`].
+    pub fn warm_up(&self) -> Result<(), ModelError> {
+        let tokens_max = self.folder.tokens_max();
+        for tokens in WARM_UP_TOKENS.map(|tokens| tokens.min(tokens_max)) {
+            self.forward(&[&self.tokenizer.encode_exact(tokens)])?;
+        }
+        for text in &self.folder.manifest().warm_up {
+            if let Ok(encoded) = self.tokenizer.encode(text, 0, self.folder.manifest().long) {
+                self.forward(&encoded.windows.iter().collect::<Vec<_>>())?;
+            }
+        }
+        Ok(())
     }
 
     /// What is known of the model without its weights.

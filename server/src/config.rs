@@ -28,6 +28,12 @@ pub struct Options {
     /// Memory for memoized results; 0 turns them off [default: 64MiB]
     #[arg(long, env = "POSTSORT_RESULT_CACHE_BYTES_MAX", value_name = "N|%")]
     pub result_cache_bytes_max: Option<String>,
+    /// Drop a model from memory that nobody asked for in this many seconds; 0: never [default: 0]
+    #[arg(long, env = "POSTSORT_IDLE_UNLOAD_SECONDS", value_name = "S")]
+    pub idle_unload_seconds: Option<u64>,
+    /// Look at the models folder every so many seconds; 0: only when asked to [default: 5]
+    #[arg(long, env = "POSTSORT_WATCH_SECONDS", value_name = "S")]
+    pub watch_seconds: Option<u64>,
     /// Models to load before the server says that it is ready, comma-separated
     #[arg(long, env = "POSTSORT_PRELOAD", value_name = "A,B", value_delimiter = ',')]
     pub preload: Option<Vec<String>>,
@@ -89,6 +95,10 @@ pub struct Config {
     pub memory_bytes_max: u64,
     /// Budget of memoized results.
     pub result_cache_bytes_max: u64,
+    /// Models that nobody asked for in this time are dropped.
+    pub idle_unload: Option<Duration>,
+    /// How often to look at the models folder.
+    pub watch: Option<Duration>,
     /// Models to load before the server is ready.
     pub preload: Vec<String>,
     /// Precision of the computation.
@@ -156,6 +166,8 @@ impl Options {
             listen: self.listen.or(other.listen),
             memory_bytes_max: self.memory_bytes_max.or(other.memory_bytes_max),
             result_cache_bytes_max: self.result_cache_bytes_max.or(other.result_cache_bytes_max),
+            idle_unload_seconds: self.idle_unload_seconds.or(other.idle_unload_seconds),
+            watch_seconds: self.watch_seconds.or(other.watch_seconds),
             preload: self.preload.or(other.preload),
             precision: self.precision.or(other.precision),
             device: self.device.or(other.device),
@@ -203,6 +215,8 @@ impl Options {
                 self.result_cache_bytes_max.as_deref(),
                 "64MiB",
             )?,
+            idle_unload: seconds(self.idle_unload_seconds.unwrap_or(0)),
+            watch: seconds(self.watch_seconds.unwrap_or(5)),
             preload: self.preload.unwrap_or_default(),
             precision: parse("precision", self.precision.as_deref(), "auto")?,
             device: parse("device", self.device.as_deref(), "auto")?,
@@ -280,6 +294,11 @@ fn memory(name: &str, given: Option<&str>, default: &str) -> Result<u64, Error> 
 fn bytes(name: &str, given: Option<&str>, default: &str) -> Result<usize, Error> {
     let bytes = memory(name, given, default)?;
     at_least_one(name, Some(usize::try_from(bytes).unwrap_or(usize::MAX)), 1)
+}
+
+/// Zero turns it off.
+fn seconds(seconds: u64) -> Option<Duration> {
+    Some(Duration::from_secs(seconds)).filter(|duration| !duration.is_zero())
 }
 
 fn at_least_one(name: &str, given: Option<usize>, default: usize) -> Result<usize, Error> {

@@ -109,6 +109,28 @@ pub enum Error {
         /// The budget.
         budget_bytes: u64,
     },
+    /// The model has no revision of that name.
+    #[error("model `{model}` has no revision `{revision}`")]
+    UnknownRevision {
+        /// The model.
+        model: String,
+        /// The name asked for, shortened.
+        revision: String,
+    },
+    /// What an operator asks for does not go with the model's state.
+    #[error("model `{model}`: {reason}")]
+    Conflict {
+        /// The model.
+        model: String,
+        /// Why not now.
+        reason: &'static str,
+    },
+    /// Another revision answers by now: the request starts over with that one.
+    #[error("model `{model}` has changed its revision")]
+    Superseded {
+        /// The model.
+        model: String,
+    },
     /// The server is shutting down.
     #[error("the server is shutting down")]
     Draining,
@@ -150,6 +172,9 @@ impl Error {
             Self::LoadFailed { .. } => "model_load_failed",
             Self::NoRoom { .. } => "no_room_for_model",
             Self::LargerThanBudget { .. } => "model_larger_than_budget",
+            Self::UnknownRevision { .. } => "unknown_revision",
+            Self::Conflict { .. } => "conflict",
+            Self::Superseded { .. } => "superseded",
             Self::Draining => "draining",
             Self::Inference { .. } => "inference_failed",
             Self::Internal | Self::Setup { .. } => "internal",
@@ -163,7 +188,9 @@ impl Error {
             Self::Overloaded { retry_after, .. } | Self::LoadFailed { retry_after, .. } => {
                 Some(*retry_after)
             }
-            Self::NoRoom { .. } | Self::Draining => Some(Duration::from_secs(1)),
+            Self::NoRoom { .. } | Self::Superseded { .. } | Self::Draining => {
+                Some(Duration::from_secs(1))
+            }
             _ => None,
         }
     }

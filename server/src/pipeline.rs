@@ -7,7 +7,7 @@ use postsort_cache::{Claim, Digest, Digester, Lead, Lease, ResultCache, ResultSt
 use postsort_models::{Encoded, LongText, TextTokenizer, aggregate};
 use tokio::sync::oneshot;
 
-use crate::catalog::{Catalog, Entry, LeasedModel, Served};
+use crate::catalog::{Catalog, Entry, LeasedModel, Served, Shadow, Version};
 use crate::config::{Config, RequestLimits};
 use crate::error::Error;
 use crate::input::{Input, Readable};
@@ -53,6 +53,8 @@ pub struct ClassifyOptions {
 pub struct Classified {
     /// The model.
     pub entry: Arc<Entry>,
+    /// The revision of it that answered, all inputs.
+    pub version: Arc<Version>,
     /// One a input, in their order.
     pub answers: Vec<Answer>,
     /// Where the time went.
@@ -129,7 +131,7 @@ impl Pipeline {
     pub fn new(config: &Config) -> Result<Self, Error> {
         let metrics = Arc::new(Metrics::new()?);
         let catalog = Catalog::open(
-            &config.models_dir,
+            config.models_dir.clone(),
             config.load_options()?,
             config.memory_bytes_max,
             config.default_model.clone(),
@@ -155,24 +157,27 @@ impl Pipeline {
     /// # Errors
     /// See [`Error`]; the first input that cannot be answered decides.
     pub async fn classify(
-        &self,
+        self: &Arc<Self>,
         model: Option<&str>,
         inputs: Vec<Input>,
         options: ClassifyOptions,
     ) -> Result<Classified, Error> {
         let entry = self.catalog.entry(model)?;
-        let mut watch = RequestWatch::start(entry, &self.slo, inputs.len());
+        let mut watch = RequestWatch::start(&entry, &self.slo, inputs.len());
         let timeout = options.timeout.unwrap_or(self.limits.timeout);
         let deadline = watch.started + timeout;
+        let (pipeline, timings) = (Arc::clone(self), Timings::default());
         let mut request =
-            Request { pipeline: self, entry, options, deadline, timings: Timings::default() };
+            Request { pipeline, entry: Arc::clone(&entry), options, deadline, timings };
         let result = match tokio::time::timeout(timeout, request.answer(inputs)).await {
             Ok(Err(Error::Deadline { .. })) | Err(_) => Err(Error::Deadline { timeout }),
             Ok(result) => result,
         };
         let mut timings = request.timings;
         timings.total = watch.end(&timings, result.as_ref().err());
-        Ok(Classified { entry: Arc::clone(entry), answers: result?, timings })
+        let (version, answers) = result?;
+        drop(watch);
+        Ok(Classified { entry, version, answers, timings })
     }
 
     /// Memoized results: size and evictions.
@@ -201,9 +206,9 @@ impl std::fmt::Debug for Pipeline {
 }
 
 /// One request on its way.
-struct Request<'a> {
-    pipeline: &'a Pipeline,
-    entry: &'a Arc<Entry>,
+struct Request {
+    pipeline: Arc<Pipeline>,
+    entry: Arc<Entry>,
     options: ClassifyOptions,
     deadline: Instant,
     timings: Timings,
@@ -212,17 +217,28 @@ struct Request<'a> {
 /// An input that this request has to compute, and its duty to those who wait for the same.
 type Ours = (usize, Option<Lead<Verdict>>);
 
-impl Request<'_> {
-    async fn answer(&mut self, inputs: Vec<Input>) -> Result<Vec<Answer>, Error> {
-        let folder = self.entry.folder.as_ref().map_err(|reason| Error::LoadFailed {
-            model: self.entry.name.clone(),
-            reason: reason.clone(),
-            retry_after: Duration::from_secs(60),
-        })?;
-        let long = self.options.long.unwrap_or(folder.manifest().long);
-
+impl Request {
+    async fn answer(&mut self, inputs: Vec<Input>) -> Result<(Arc<Version>, Vec<Answer>), Error> {
         // mail → text
         let texts = Arc::new(self.decode(inputs).await?);
+        loop {
+            // → the revision that answers all of it
+            let version = self.entry.current()?;
+            match self.answer_by(&version, &texts).await {
+                // Another one took its place before this request had a lease on it.
+                Err(Error::Superseded { .. }) => {}
+                answers => return answers.map(|answers| (version, answers)),
+            }
+        }
+    }
+
+    async fn answer_by(
+        &mut self,
+        version: &Arc<Version>,
+        texts: &Arc<Vec<Readable>>,
+    ) -> Result<Vec<Answer>, Error> {
+        let folder = &version.folder;
+        let long = self.options.long.unwrap_or(folder.manifest().long);
 
         // → known already, being computed for somebody else, or ours to compute
         let key = |at: usize| digest(folder.revision(), &texts[at], long);
@@ -244,7 +260,8 @@ impl Request<'_> {
             }
             self.timings.cache += clock.elapsed();
             if !ours.is_empty() {
-                for (at, verdict) in self.compute(&texts, long, ours).await? {
+                for (at, verdict) in self.compute(version, texts, long, ours).await? {
+                    self.try_shadow(version, texts, at, &verdict);
                     answers[at] = Some(Answer { verdict, cached: false });
                 }
             }
@@ -284,6 +301,7 @@ impl Request<'_> {
 
     async fn compute(
         &mut self,
+        version: &Arc<Version>,
         texts: &Arc<Vec<Readable>>,
         long: LongText,
         ours: Vec<Ours>,
@@ -293,7 +311,7 @@ impl Request<'_> {
 
         // → lease on the model, loading it if need be
         let clock = Instant::now();
-        let model = self.pipeline.catalog.acquire(self.entry).await?;
+        let model = self.pipeline.catalog.acquire(&self.entry, version).await?;
         self.timings.load += clock.elapsed();
 
         // → tokenise
@@ -344,6 +362,45 @@ impl Request<'_> {
             verdicts.push((at, verdict));
         }
         Ok(verdicts)
+    }
+
+    /// Lets the revision on trial read the mail too, behind everybody else, if it is drawn.
+    fn try_shadow(
+        &self,
+        version: &Arc<Version>,
+        texts: &Arc<Vec<Readable>>,
+        at: usize,
+        verdict: &Arc<Verdict>,
+    ) {
+        let Some(shadow) = self.entry.shadow().filter(|shadow| shadow.draw()) else { return };
+        let (pipeline, entry, deadline) =
+            (Arc::clone(&self.pipeline), Arc::clone(&self.entry), self.deadline);
+        let options = ClassifyOptions { priority: Priority::Bulk, ..self.options };
+        let timings = Timings::default();
+        let request = Self { pipeline, entry, options, deadline, timings };
+        let (version, texts, verdict) =
+            (Arc::clone(version), Arc::clone(texts), Arc::clone(verdict));
+        tokio::spawn(request.read_by_shadow(shadow, version, texts, at, verdict));
+    }
+
+    async fn read_by_shadow(
+        mut self,
+        shadow: Arc<Shadow>,
+        version: Arc<Version>,
+        texts: Arc<Vec<Readable>>,
+        at: usize,
+        verdict: Arc<Verdict>,
+    ) {
+        let tried = Arc::clone(&shadow.version);
+        let long = self.options.long.unwrap_or(tried.folder.manifest().long);
+        let read = self.compute(&tried, &texts, long, vec![(at, None)]).await;
+        let Some((_, theirs)) = read.ok().and_then(|mut read| read.pop()) else {
+            return shadow.given_up();
+        };
+        let agreed = version.folder.labels().first(&verdict.logits)
+            == tried.folder.labels().first(&theirs.logits);
+        shadow.compared(agreed);
+        self.entry.metrics.shadowed(agreed);
     }
 
     async fn tokenize(

@@ -29,6 +29,7 @@ pub async fn run(
     let app = App::new(Arc::clone(&pipeline), config)?;
     let upkeep = tokio::spawn(upkeep(Arc::clone(&pipeline)));
     let preload = tokio::spawn(preload(app.clone(), config.preload.clone()));
+    let models = tokio::spawn(tend_models(Arc::clone(&pipeline), config.watch, config.idle_unload));
 
     let (draining, drained) = (Arc::clone(&app.life), config.drain_timeout);
     let (signal, mut signalled) = tokio::sync::watch::channel(false);
@@ -51,6 +52,7 @@ pub async fn run(
     }
     upkeep.abort();
     preload.abort();
+    models.abort();
     Ok(())
 }
 
@@ -62,11 +64,32 @@ async fn upkeep(pipeline: Arc<Pipeline>) {
     }
 }
 
-/// A model that fails to load is logged and shown by `/health`; the others are served.
-async fn preload(app: App, names: Vec<String>) {
+/// Looks at the models folder, and drops models that nobody asks for.
+async fn tend_models(pipeline: Arc<Pipeline>, watch: Option<Duration>, idle: Option<Duration>) {
+    let watching = async {
+        while let Some(period) = watch {
+            tokio::time::sleep(period).await;
+            pipeline.catalog.look().await;
+        }
+    };
+    let unloading = async {
+        while let Some(idle) = idle {
+            // It goes a tenth of its time late at most.
+            tokio::time::sleep(idle / 10).await;
+            pipeline.catalog.evict_unused(idle);
+        }
+    };
+    tokio::join!(watching, unloading);
+}
+
+/// Those that the settings name and those that manifests pin. A model that fails to load is logged
+/// and shown by `/health`; the others are served.
+async fn preload(app: App, mut names: Vec<String>) {
+    let catalog = &app.pipeline.catalog;
+    names.extend(catalog.pinned_by_manifest());
     for name in names {
-        let loaded = match app.pipeline.catalog.entry(Some(&name)) {
-            Ok(entry) => app.pipeline.catalog.acquire(entry).await.map(drop),
+        let loaded = match catalog.entry(Some(&name)) {
+            Ok(entry) => catalog.load(&entry).await.map(drop),
             Err(error) => Err(error),
         };
         if let Err(error) = loaded {

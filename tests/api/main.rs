@@ -9,5 +9,6 @@ mod dashboard;
 mod life;
 mod models;
 mod monitoring;
+mod revisions;
 mod server;
 mod traces;

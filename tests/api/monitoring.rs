@@ -278,11 +278,16 @@ fn looking_does_not_change_what_is_evicted() {
     let budget = room_for_two(dir.path(), ["bert", "distilbert", "electra"]);
     settings.memory_bytes_max = Some(budget.to_string());
     let server = Server::start(settings);
-    for model in ["bert", "distilbert"] {
-        assert_eq!(server.classify(&json!({"model": model, "inputs": "a"})).status, 200);
+    for (model, mails) in [("bert", 1), ("distilbert", 20)] {
+        for mail in 0..mails {
+            let asked = json!({"model": model, "inputs": format!("mail {mail}")});
+            assert_eq!(server.classify(&asked).status, 200);
+        }
     }
-    // `bert` is the older one, and would not be if this were use.
-    server.get("/v1/models/bert");
+    // `bert` is asked for least, and would not be if this were use.
+    for _ in 0..100 {
+        server.get("/v1/models/bert");
+    }
     let loaded = server.classify(&json!({"model": "electra", "inputs": "a"}));
     assert_eq!(loaded.status, 200, "{}", loaded.text);
     assert_eq!(server.get("/v1/models/bert").json()["state"], "unloaded");

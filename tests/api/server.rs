@@ -64,6 +64,8 @@ pub(crate) fn options(models_dir: &Path) -> Options {
         models_dir: Some(models_dir.to_owned()),
         listen: Some(([127, 0, 0, 1], 0).into()),
         threads: Some(2),
+        // Tests say when.
+        watch_seconds: Some(0),
         // Nothing is kept between tests.
         cache_dir: Some(PathBuf::from("none")),
         ..Options::default()

@@ -216,7 +216,7 @@ impl<S: Source> Load<S> {
     }
 
     fn load(self) -> Option<Lease<S::Model>> {
-        let (spec, started) = (&*self.spec, Instant::now());
+        let (spec, started) = (&self.spec, Instant::now());
         let load = std::panic::AssertUnwindSafe(|| self.source.load(spec));
         let loaded =
             std::panic::catch_unwind(load).unwrap_or_else(|_| Err(self.source.panicked(spec)));

@@ -146,6 +146,14 @@ impl EvictionReason {
     }
 }
 
+impl<E> ResidencyStats<E> {
+    /// Times it was dropped without anybody's asking.
+    #[must_use]
+    pub fn evictions_total(&self) -> u64 {
+        self.evictions.iter().sum()
+    }
+}
+
 /// A model's share of memory and its history.
 #[derive(Clone, Debug)]
 pub struct ResidencyStats<E> {

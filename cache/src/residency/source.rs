@@ -1,5 +1,6 @@
 //! Where models come from, and why one cannot be had.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What there is to load: one revision of one model.
@@ -28,7 +29,7 @@ pub trait Source: Send + Sync + 'static {
     ///
     /// # Errors
     /// The model cannot be loaded.
-    fn load(&self, spec: &Self::Spec) -> Result<(Self::Model, u64), Self::Error>;
+    fn load(&self, spec: &Arc<Self::Spec>) -> Result<(Self::Model, u64), Self::Error>;
 
     /// The error of a load that panicked.
     fn panicked(&self, spec: &Self::Spec) -> Self::Error;

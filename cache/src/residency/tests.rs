@@ -34,7 +34,7 @@ impl Source for Sizes {
             .and_then(|size| size.parse().ok())
             .ok_or_else(|| "no size".to_owned())
     }
-    fn load(&self, name: &String) -> Result<(String, u64), String> {
+    fn load(&self, name: &Arc<String>) -> Result<(String, u64), String> {
         self.loads.fetch_add(1, Ordering::SeqCst);
         std::thread::sleep(self.pause);
         assert!(!name.ends_with("panic"), "told to");
@@ -42,7 +42,7 @@ impl Source for Sizes {
             return Err("bad file".to_owned());
         }
         let bytes = self.estimate_bytes(name)?;
-        Ok((name.to_owned(), if name.ends_with("grown") { bytes * 2 } else { bytes }))
+        Ok((name.to_string(), if name.ends_with("grown") { bytes * 2 } else { bytes }))
     }
     fn panicked(&self, _: &String) -> String {
         "panicked".to_owned()

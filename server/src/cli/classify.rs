@@ -66,10 +66,10 @@ fn remote(server: &str, model: Option<&str>, inputs: &[Input]) -> Result<Value, 
 
 fn in_process(settings: Settings, model: Option<&str>, inputs: Vec<Input>) -> Result<Value, Error> {
     let config = settings.resolve()?;
-    let pipeline = Pipeline::new(&config)?;
+    let pipeline = std::sync::Arc::new(Pipeline::new(&config)?);
     let answer =
         runtime()?.block_on(pipeline.classify(model, inputs, ClassifyOptions::default()))?;
-    let response = ClassifyResponse::new(&answer, None, None)?;
+    let response = ClassifyResponse::new(&answer, None, None);
     // Through text: a score is an f32, and as a number of JSON's it would get digits it has not.
     let text = serde_json::to_string(&response).map_err(|e| Error::setup("answer", e))?;
     serde_json::from_str(&text).map_err(|e| Error::setup("answer", e))

@@ -25,6 +25,18 @@ impl<T: DeserializeOwned> FromRequest<App> for JsonBody<T> {
     }
 }
 
+/// A JSON body, or none: then the default.
+pub(super) struct OptionalJson<T>(pub(super) T);
+
+impl<T: DeserializeOwned + Default> FromRequest<App> for OptionalJson<T> {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, Error> {
+        let bytes = read(request.into_body(), &app.pipeline.limits).await?;
+        if bytes.is_empty() { Ok(Self(T::default())) } else { parse(&bytes).map(Self) }
+    }
+}
+
 pub(super) fn media_type(headers: &HeaderMap) -> &str {
     let full = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     full.and_then(|value| value.split(';').next()).map_or("", str::trim)

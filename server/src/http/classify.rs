@@ -167,7 +167,7 @@ pub(super) async fn classify(State(app): State<App>, request: Request) -> Result
         ..ClassifyOptions::default()
     };
     let answer = app.pipeline.classify(call.model.as_deref(), inputs, options).await?;
-    let response = ClassifyResponse::new(&answer, call.function_to_apply, call.top_k)?;
+    let response = ClassifyResponse::new(&answer, call.function_to_apply, call.top_k);
     Ok(Json(response).into_response())
 }
 
@@ -224,15 +224,9 @@ fn asks_for_no_cache(headers: &HeaderMap) -> bool {
 
 impl ClassifyResponse {
     /// Scores the logits.
-    ///
-    /// # Errors
-    /// [`Error::Internal`] for a model without labels, which cannot have answered.
-    pub fn new(
-        answer: &Classified,
-        function: Option<ScoreFunction>,
-        top_k: Option<usize>,
-    ) -> Result<Self, Error> {
-        let folder = answer.entry.folder.as_ref().map_err(|_| Error::Internal)?;
+    #[must_use]
+    pub fn new(answer: &Classified, function: Option<ScoreFunction>, top_k: Option<usize>) -> Self {
+        let folder = &answer.version.folder;
         let (labels, temperature) = (folder.labels(), folder.manifest().temperature);
         let function = function.unwrap_or_else(|| labels.default_function());
         let top_k = top_k.unwrap_or(usize::MAX);
@@ -243,12 +237,12 @@ impl ClassifyResponse {
             truncated: answer.verdict.truncated,
             cached: answer.cached,
         };
-        Ok(Self {
+        Self {
             model: answer.entry.name.clone(),
             revision: folder.revision().to_owned(),
             results: answer.answers.iter().map(result).collect(),
             timings_ms: answer.timings.into(),
-        })
+        }
     }
 }
 

@@ -15,16 +15,20 @@ impl Error {
     pub const fn status(&self) -> StatusCode {
         match self {
             Self::Malformed { .. } => StatusCode::BAD_REQUEST,
-            Self::UnknownEndpoint { .. } | Self::UnknownModel { .. } => StatusCode::NOT_FOUND,
+            Self::UnknownEndpoint { .. }
+            | Self::UnknownModel { .. }
+            | Self::UnknownRevision { .. } => StatusCode::NOT_FOUND,
+            Self::Conflict { .. } => StatusCode::CONFLICT,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Unusable { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             Self::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::Overloaded { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Deadline { .. } => StatusCode::GATEWAY_TIMEOUT,
-            Self::LoadFailed { .. } | Self::NoRoom { .. } | Self::Draining => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::LoadFailed { .. }
+            | Self::NoRoom { .. }
+            | Self::Superseded { .. }
+            | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
             Self::LargerThanBudget { .. } => StatusCode::INSUFFICIENT_STORAGE,
             Self::Inference { .. } | Self::Internal | Self::Setup { .. } => {
                 StatusCode::INTERNAL_SERVER_ERROR
@@ -39,7 +43,11 @@ impl Error {
             }
             Self::Malformed { path, expected, .. } => json!({"path": path, "expected": expected}),
             Self::UnknownEndpoint { method, path } => json!({"method": method, "path": path}),
-            Self::UnknownModel { model } => json!({"model": model}),
+            Self::UnknownModel { model } | Self::Superseded { model } => json!({"model": model}),
+            Self::UnknownRevision { model, revision } => {
+                json!({"model": model, "revision": revision})
+            }
+            Self::Conflict { model, reason } => json!({"model": model, "reason": reason}),
             Self::TooLarge { what, size, size_max, unit } => {
                 json!({"what": what, "size": size, "size_max": size_max, "unit": unit})
             }
@@ -79,10 +87,15 @@ impl Error {
             | Self::TooLarge { .. }
             | Self::UnknownEndpoint { .. }
             | Self::UnknownModel { .. }
+            | Self::UnknownRevision { .. }
+            | Self::Conflict { .. }
             | Self::UnsupportedMediaType { .. }
             | Self::BodyTimeout { .. } => "validation",
             Self::Unusable { .. } => "tokenizer",
-            Self::NoRoom { .. } | Self::Draining | Self::LoadFailed { .. } => "unhealthy",
+            Self::NoRoom { .. }
+            | Self::Superseded { .. }
+            | Self::Draining
+            | Self::LoadFailed { .. } => "unhealthy",
             Self::Deadline { .. }
             | Self::LargerThanBudget { .. }
             | Self::Inference { .. }

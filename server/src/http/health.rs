@@ -27,7 +27,8 @@ pub(super) async fn readyz(State(app): State<App>) -> Response {
 
 /// Why the server cannot answer; nothing if it can.
 pub(super) fn reasons(app: &App) -> Vec<&'static str> {
-    let usable = app.pipeline.catalog.entries().any(|entry| entry.folder.is_ok());
+    let usable =
+        app.pipeline.catalog.entries().iter().any(|entry| entry.versions().current.is_ok());
     let checks = [
         (app.life.is_draining(), "the server is shutting down"),
         (!app.life.is_preloaded(), "models to preload are being loaded"),
@@ -54,11 +55,12 @@ pub(super) fn judge(app: &App, memory: &MemoryReading) -> Judgement {
     let (catalog, slo) = (&app.pipeline.catalog, &app.pipeline.slo);
     let failed: Vec<_> = catalog
         .entries()
-        .map(|entry| (entry, catalog.stats(entry)))
+        .into_iter()
+        .map(|entry| (catalog.stats(&entry), entry))
         // The state is `failed` only while the back-off lasts; the error stays until a load
         // succeeds or an operator unloads the model.
-        .filter(|(_, stats)| stats.state != ModelState::Ready && stats.last_error.is_some())
-        .map(|(entry, stats)| (entry.name.clone(), stats.last_error.unwrap_or_default()))
+        .filter(|(stats, _)| stats.state != ModelState::Ready && stats.last_error.is_some())
+        .map(|(stats, entry)| (entry.name.clone(), stats.last_error.unwrap_or_default()))
         .collect();
     let (reasons, verdicts) = (reasons(app), slo.verdicts(memory.process_share()));
     let alarms = alarms(&Situation {
@@ -79,6 +81,7 @@ pub(super) async fn health(State(app): State<App>) -> Response {
     let judgement = judge(&app, &memory);
     let models: Vec<Value> = catalog
         .entries()
+        .iter()
         .map(|entry| {
             let stats = catalog.stats(entry);
             json!({

@@ -20,7 +20,7 @@ use crate::telemetry::{Readings, Vitals};
 pub(super) async fn metrics(State(app): State<App>) -> Response {
     let (pipeline, catalog) = (&app.pipeline, &app.pipeline.catalog);
     for entry in catalog.entries() {
-        entry.metrics.set_residency(&catalog.stats(entry));
+        entry.metrics.set_residency(&catalog.stats(&entry));
     }
     app.http_metrics.set_gauges();
     let vitals = Vitals::take(&app.models_dir, app.compute_threads);
@@ -53,20 +53,22 @@ pub(super) async fn summary(State(app): State<App>) -> Json<Value> {
     let (pipeline, catalog) = (&app.pipeline, &app.pipeline.catalog);
     let memory = MemoryReading::take();
     let judgement = judge(&app, &memory);
+    let default_model = catalog.default_model();
     let models: Vec<Value> = catalog
         .entries()
+        .iter()
         .map(|entry| {
             let (stats, tally) = (catalog.stats(entry), entry.metrics.tally());
             let totals = entry.latency.totals();
             json!({
                 "name": entry.name,
                 "state": stats.state.as_str(),
-                "default": catalog.default_model() == Some(&entry.name),
+                "default": default_model.as_ref() == Some(&entry.name),
                 "pinned": stats.pinned,
                 "resident_bytes": stats.resident_bytes,
                 "leases": stats.leases,
                 "loads_total": stats.loads,
-                "evictions_total": stats.evictions,
+                "evictions_total": stats.evictions_total(),
                 "last_error": stats.last_error,
                 "requests_total": totals.requests_total,
                 "failures_total": totals.failures_total,

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use axum::Json;
 use axum::extract::{Path, State};
 use postsort_models::{Architecture, Manifest, Problem};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::App;
-use crate::catalog::{Catalog, Entry};
+use super::body::OptionalJson;
+use crate::catalog::{Catalog, Choice, Entry, Rescanned, Version, Versions};
 use crate::error::Error;
 use crate::telemetry::LatencySummary;
 
@@ -17,7 +18,7 @@ use crate::telemetry::LatencySummary;
 pub(super) struct ModelInfo {
     /// Its name.
     name: String,
-    /// `unloaded`, `loading`, `ready`, `failed`.
+    /// `unloaded`, `loading`, `ready`, `failed`, `draining`.
     state: &'static str,
     /// Whether it answers where a request names no model.
     default: bool,
@@ -38,6 +39,8 @@ pub(super) struct ModelInfo {
     /// What its folder says, if that is readable.
     #[serde(flatten)]
     folder: Option<FolderInfo>,
+    /// Its revisions.
+    revisions: Revisions,
     /// What computes it, once loaded.
     #[serde(flatten)]
     engine: Option<EngineInfo>,
@@ -63,6 +66,45 @@ pub(super) struct FolderInfo {
     weight_bytes: u64,
 }
 
+/// A model's revisions.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct Revisions {
+    /// Name of the folder of the one that answers, if the model has revisions.
+    label: Option<String>,
+    /// Names of all of them, in natural order.
+    available: Vec<String>,
+    /// Whether a newer one in the folder is taken by itself.
+    following: bool,
+    /// What answered before.
+    previous: Option<RevisionInfo>,
+    /// What is tried beside the one that answers.
+    shadow: Option<ShadowInfo>,
+    /// Why the last change of the revision failed.
+    last_change_error: Option<String>,
+}
+
+/// One revision.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct RevisionInfo {
+    revision: String,
+    label: Option<String>,
+    /// `draining` while its last requests use it.
+    state: &'static str,
+}
+
+/// A revision on trial.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct ShadowInfo {
+    #[serde(flatten)]
+    revision: RevisionInfo,
+    /// Share of the mails that it reads too.
+    share: f64,
+    /// Mails that both have read.
+    mails: u64,
+    /// Share of them with the same first label.
+    agreement: Option<f64>,
+}
+
 /// What computes.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct EngineInfo {
@@ -80,7 +122,9 @@ pub(super) struct EngineInfo {
 impl ModelInfo {
     fn new(catalog: &Catalog, entry: &Entry) -> Self {
         let stats = catalog.stats(entry);
-        let folder = entry.folder.as_ref().ok().map(|folder| {
+        let versions = entry.versions();
+        let folder = versions.current.as_ref().ok().map(|version| {
+            let folder = &version.folder;
             let Manifest { long, temperature, ref thresholds, .. } = *folder.manifest();
             FolderInfo {
                 revision: folder.revision().to_owned(),
@@ -108,17 +152,46 @@ impl ModelInfo {
         Self {
             name: entry.name.clone(),
             state: stats.state.as_str(),
-            default: catalog.default_model() == Some(&entry.name),
+            default: catalog.default_model().as_ref() == Some(&entry.name),
             pinned: stats.pinned,
             resident_bytes: stats.resident_bytes,
             leases: stats.leases,
             loads: stats.loads,
-            evictions: stats.evictions,
+            evictions: stats.evictions_total(),
             load_ms: stats.load_duration.map(|took| took.as_secs_f64() * 1e3),
             last_error: stats.last_error,
             folder,
+            revisions: Revisions::new(catalog, versions),
             engine,
             last_minute: entry.latency.summary(),
+        }
+    }
+}
+
+impl Revisions {
+    fn new(catalog: &Catalog, versions: Versions) -> Self {
+        let info = |version: &Version| RevisionInfo {
+            revision: version.folder.revision().to_owned(),
+            label: version.label.clone(),
+            state: catalog.version_state(version).as_str(),
+        };
+        #[expect(clippy::cast_precision_loss, reason = "a share")]
+        let shadow = versions.shadow.map(|shadow| {
+            let (mails, agreed) = shadow.counts();
+            ShadowInfo {
+                revision: info(&shadow.version),
+                share: shadow.share(),
+                mails,
+                agreement: (mails > 0).then(|| agreed as f64 / mails as f64),
+            }
+        });
+        Self {
+            label: versions.current.ok().and_then(|version| version.label.clone()),
+            available: versions.available,
+            following: versions.following,
+            previous: versions.previous.as_deref().map(info),
+            shadow,
+            last_change_error: versions.last_change_error,
         }
     }
 }
@@ -136,7 +209,7 @@ pub(super) struct ModelList {
 pub(super) async fn list(State(app): State<App>) -> Json<ModelList> {
     let catalog = &app.pipeline.catalog;
     Json(ModelList {
-        models: catalog.entries().map(|entry| ModelInfo::new(catalog, entry)).collect(),
+        models: catalog.entries().iter().map(|entry| ModelInfo::new(catalog, entry)).collect(),
         memory_used_bytes: catalog.used_bytes(),
         memory_budget_bytes: catalog.budget_bytes(),
     })
@@ -149,7 +222,7 @@ type Shown = Result<Json<ModelInfo>, Error>;
     responses((status = 200, body = ModelInfo), (status = 404)))]
 pub(super) async fn show(State(app): State<App>, Path(model): Path<String>) -> Shown {
     let catalog = &app.pipeline.catalog;
-    Ok(Json(ModelInfo::new(catalog, catalog.entry(Some(&model))?)))
+    Ok(Json(ModelInfo::new(catalog, &*catalog.entry(Some(&model))?)))
 }
 
 /// Load a model; answers when it is ready
@@ -158,8 +231,8 @@ pub(super) async fn show(State(app): State<App>, Path(model): Path<String>) -> S
 pub(super) async fn load(State(app): State<App>, Path(model): Path<String>) -> Shown {
     let catalog = &app.pipeline.catalog;
     let entry = catalog.entry(Some(&model))?;
-    drop(catalog.acquire(entry).await?);
-    Ok(Json(ModelInfo::new(catalog, entry)))
+    drop(catalog.load(&entry).await?);
+    Ok(Json(ModelInfo::new(catalog, &entry)))
 }
 
 /// Drop a model from memory when its last request ends
@@ -168,8 +241,8 @@ pub(super) async fn load(State(app): State<App>, Path(model): Path<String>) -> S
 pub(super) async fn unload(State(app): State<App>, Path(model): Path<String>) -> Shown {
     let catalog = &app.pipeline.catalog;
     let entry = catalog.entry(Some(&model))?;
-    catalog.unload(entry);
-    Ok(Json(ModelInfo::new(catalog, entry)))
+    catalog.unload(&entry);
+    Ok(Json(ModelInfo::new(catalog, &entry)))
 }
 
 /// Keep a model from being evicted
@@ -189,6 +262,61 @@ pub(super) async fn unpin(State(app): State<App>, Path(model): Path<String>) -> 
 fn set_pinned(app: &App, model: &str, pinned: bool) -> Shown {
     let catalog = &app.pipeline.catalog;
     let entry = catalog.entry(Some(model))?;
-    catalog.set_pinned(entry, pinned);
-    Ok(Json(ModelInfo::new(catalog, entry)))
+    catalog.set_pinned(&entry, pinned);
+    Ok(Json(ModelInfo::new(catalog, &entry)))
+}
+
+/// Read the models folder again: new, changed and removed models
+#[utoipa::path(post, path = "/v1/models", tag = "models",
+    responses((status = 200, body = Rescanned)))]
+pub(super) async fn rescan(State(app): State<App>) -> Result<Json<Rescanned>, Error> {
+    Ok(Json(app.pipeline.catalog.rescan().await?))
+}
+
+/// Which revision to change to.
+#[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ReloadRequest {
+    /// Name of the revision's folder; what the models folder says now if none is given.
+    revision: Option<String>,
+    /// Try it on this share of the mails first, 0 to 1, beside the one that answers.
+    shadow: Option<f64>,
+}
+
+/// Change to another revision, or try it; answers when it is loaded
+#[utoipa::path(post, path = "/v1/models/{model}/reload", tag = "models",
+    request_body = Option<ReloadRequest>,
+    responses((status = 200, body = ModelInfo), (status = 404), (status = 409), (status = 503)))]
+pub(super) async fn reload(
+    State(app): State<App>,
+    Path(model): Path<String>,
+    OptionalJson(call): OptionalJson<ReloadRequest>,
+) -> Shown {
+    if call.shadow.is_some_and(|share| !(share > 0.0 && share <= 1.0)) {
+        return Err(Error::malformed("shadow", "a share above 0 and up to 1"));
+    }
+    let catalog = &app.pipeline.catalog;
+    let entry = catalog.entry(Some(&model))?;
+    catalog.reload(&entry, Choice { revision: call.revision, shadow: call.shadow }).await?;
+    Ok(Json(ModelInfo::new(catalog, &entry)))
+}
+
+/// Let the revision on trial answer
+#[utoipa::path(post, path = "/v1/models/{model}/promote", tag = "models",
+    responses((status = 200, body = ModelInfo), (status = 409)))]
+pub(super) async fn promote(State(app): State<App>, Path(model): Path<String>) -> Shown {
+    let catalog = &app.pipeline.catalog;
+    let entry = catalog.entry(Some(&model))?;
+    catalog.promote(&entry).await?;
+    Ok(Json(ModelInfo::new(catalog, &entry)))
+}
+
+/// Give up the revision on trial, or change back to the previous one and stay there
+#[utoipa::path(post, path = "/v1/models/{model}/rollback", tag = "models",
+    responses((status = 200, body = ModelInfo), (status = 409), (status = 503)))]
+pub(super) async fn rollback(State(app): State<App>, Path(model): Path<String>) -> Shown {
+    let catalog = &app.pipeline.catalog;
+    let entry = catalog.entry(Some(&model))?;
+    catalog.rollback(&entry).await?;
+    Ok(Json(ModelInfo::new(catalog, &entry)))
 }

@@ -1,5 +1,6 @@
 //! The Open Inference Protocol v2 (KServe), as Triton extends it: BYTES in, scores and labels out.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Path, State};
@@ -46,10 +47,10 @@ pub(super) struct Named {
 
 impl Named {
     /// The entry; a version that is not the one served is unknown.
-    fn entry<'a>(&self, app: &'a App) -> Result<&'a Entry, Error> {
+    fn entry(&self, app: &App) -> Result<Arc<Entry>, Error> {
         let entry = app.pipeline.catalog.entry(Some(&self.model))?;
-        match (&self.version, &entry.folder) {
-            (Some(version), Ok(folder)) if version != folder.revision() => {
+        match (&self.version, entry.versions().current) {
+            (Some(version), Ok(current)) if version != current.folder.revision() => {
                 Err(Error::unknown_model(&format!("{}/{version}", self.model)))
             }
             _ => Ok(entry),
@@ -77,7 +78,7 @@ pub(super) async fn metadata(
     Path(named): Path<Named>,
 ) -> Result<Json<Value>, Error> {
     let entry = named.entry(&app)?;
-    let folder = entry.folder.as_ref().map_err(|reason| load_failed(entry, reason))?;
+    let folder = &entry.current()?.folder;
     Ok(Json(json!({
         "name": entry.name,
         "versions": [folder.revision()],
@@ -91,18 +92,13 @@ pub(super) async fn metadata(
     })))
 }
 
-fn load_failed(entry: &Entry, reason: &str) -> Error {
-    let (model, reason) = (entry.name.clone(), reason.to_owned());
-    Error::LoadFailed { model, reason, retry_after: Duration::from_secs(60) }
-}
-
 /// Lazy models are ready: the first request loads them.
 async fn ready(
     State(app): State<App>,
     Path(named): Path<Named>,
 ) -> Result<(StatusCode, Json<Value>), Error> {
     let entry = named.entry(&app)?;
-    let ready = app.pipeline.catalog.stats(entry).state != ModelState::Failed;
+    let ready = app.pipeline.catalog.stats(&entry).state != ModelState::Failed;
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     Ok((status, Json(json!({"name": entry.name, "ready": ready}))))
 }
@@ -166,7 +162,7 @@ pub(super) async fn infer(
     let timeout = call.parameters.timeout.map(Duration::from_micros);
     let options = ClassifyOptions { timeout, ..ClassifyOptions::default() };
     let answer = app.pipeline.classify(Some(&entry.name), inputs, options).await?;
-    let folder = entry.folder.as_ref().map_err(|reason| load_failed(entry, reason))?;
+    let folder = &answer.version.folder;
     let labels = folder.labels();
     let (count, width) = (answer.answers.len(), labels.names().len());
     let (mut scores, mut best) = (vec![0.0_f32; count * width], Vec::with_capacity(count));
@@ -223,14 +219,14 @@ fn text_tensor(inputs: Vec<InputTensor>) -> Result<Vec<String>, Error> {
 
 async fn stats(State(app): State<App>, Path(named): Path<Named>) -> Result<Json<Value>, Error> {
     let entry = named.entry(&app)?;
-    let residency = app.pipeline.catalog.stats(entry);
+    let residency = app.pipeline.catalog.stats(&entry);
     Ok(Json(json!({"model_stats": [{
         "name": entry.name,
-        "version": entry.folder.as_ref().map_or("", |folder| folder.revision()),
+        "version": revision(&entry),
         "state": residency.state.as_str(),
         "resident_bytes": residency.resident_bytes,
         "loads": residency.loads,
-        "evictions": residency.evictions,
+        "evictions": residency.evictions_total(),
         "last_minute": entry.latency.summary(),
     }]})))
 }
@@ -239,31 +235,36 @@ async fn stats(State(app): State<App>, Path(named): Path<Named>) -> Result<Json<
 #[utoipa::path(post, path = "/v2/repository/index", tag = "compatible", responses((status = 200)))]
 pub(super) async fn index(State(app): State<App>) -> Json<Value> {
     let catalog = &app.pipeline.catalog;
-    let row = |entry: &std::sync::Arc<Entry>| {
+    let row = |entry: &Arc<Entry>| {
         let stats = catalog.stats(entry);
         let state = match stats.state {
             ModelState::Ready => "READY",
             ModelState::Loading => "LOADING",
+            ModelState::Draining => "UNLOADING",
             ModelState::Unloaded | ModelState::Failed => "UNAVAILABLE",
         };
         json!({
             "name": entry.name,
-            "version": entry.folder.as_ref().map_or("", |folder| folder.revision()),
+            "version": revision(entry),
             "state": state,
             "reason": stats.last_error.unwrap_or_default(),
         })
     };
-    Json(catalog.entries().map(row).collect())
+    Json(catalog.entries().iter().map(row).collect())
+}
+
+fn revision(entry: &Entry) -> String {
+    entry.versions().current.map_or_else(|_| String::new(), |now| now.folder.revision().to_owned())
 }
 
 async fn load(State(app): State<App>, Path(model): Path<String>) -> Result<Json<Value>, Error> {
     let entry = app.pipeline.catalog.entry(Some(&model))?;
-    app.pipeline.catalog.acquire(entry).await?;
+    app.pipeline.catalog.load(&entry).await?;
     Ok(Json(json!({})))
 }
 
 async fn unload(State(app): State<App>, Path(model): Path<String>) -> Result<Json<Value>, Error> {
     let entry = app.pipeline.catalog.entry(Some(&model))?;
-    app.pipeline.catalog.unload(entry);
+    app.pipeline.catalog.unload(&entry);
     Ok(Json(json!({})))
 }

@@ -128,7 +128,7 @@ async fn answer(app: &App, model: Option<&str>, call: PredictRequest) -> Result<
     let options =
         ClassifyOptions { refuse_long: call.truncate != Some(true), ..ClassifyOptions::default() };
     let answer = app.pipeline.classify(model, inputs, options).await?;
-    let folder = answer.entry.folder.as_ref().map_err(|_| Error::Internal)?;
+    let folder = &answer.version.folder;
     let labels = folder.labels();
     let function = if call.raw_scores { ScoreFunction::None } else { labels.default_function() };
     let temperature = folder.manifest().temperature;
@@ -173,11 +173,7 @@ fn headers(answer: &Classified, characters: usize) -> HeaderMap {
 #[utoipa::path(get, path = "/info", tag = "compatible", responses((status = 200)))]
 pub(super) async fn info(State(app): State<App>) -> Result<Json<serde_json::Value>, Error> {
     let entry = app.pipeline.catalog.entry(None)?;
-    let folder = entry.folder.as_ref().map_err(|reason| Error::LoadFailed {
-        model: entry.name.clone(),
-        reason: reason.clone(),
-        retry_after: Duration::from_secs(60),
-    })?;
+    let folder = &entry.current()?.folder;
     let labels = folder.labels().names();
     let id2label: serde_json::Map<String, serde_json::Value> = labels
         .iter()

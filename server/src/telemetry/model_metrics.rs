@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram};
-use postsort_cache::ModelState;
+use postsort_cache::{EvictionReason, ModelState};
 
 use super::metrics::Metrics;
 use super::names;
@@ -71,6 +71,8 @@ impl From<&Error> for Outcome {
             Error::Malformed { .. }
             | Error::UnknownEndpoint { .. }
             | Error::UnknownModel { .. }
+            | Error::UnknownRevision { .. }
+            | Error::Conflict { .. }
             | Error::TooLarge { .. }
             | Error::UnsupportedMediaType { .. }
             | Error::BodyTimeout { .. }
@@ -79,6 +81,7 @@ impl From<&Error> for Outcome {
             Error::Deadline { .. } => Self::Expired,
             Error::LoadFailed { .. }
             | Error::LargerThanBudget { .. }
+            | Error::Superseded { .. }
             | Error::Inference { .. }
             | Error::Internal
             | Error::Setup { .. } => Self::Backend,
@@ -130,7 +133,9 @@ pub struct ModelMetrics {
     states: [Gauge; ModelState::ALL.len()],
     load_duration: Histogram,
     load_failures: Counter,
-    evictions: Counter,
+    evictions: [Counter; EvictionReason::ALL.len()],
+    switches: Counter,
+    shadow_mails: [Counter; 2],
     tally: Tally,
 }
 
@@ -182,7 +187,12 @@ impl ModelMetrics {
                 .map(|state| metrics::gauge!(names::MODEL_STATE, &with("state", state.as_str()))),
             load_duration: histogram(names::LOAD_DURATION),
             load_failures: counter(names::LOAD_FAILURES),
-            evictions: metrics::counter!(names::EVICTIONS, &with("reason", "budget")),
+            evictions: EvictionReason::ALL.map(|reason| {
+                metrics::counter!(names::EVICTIONS, &with("reason", reason.as_str()))
+            }),
+            switches: counter(names::MODEL_SWITCHES),
+            shadow_mails: ["false", "true"]
+                .map(|agreed| metrics::counter!(names::SHADOW_MAILS, &with("agreed", agreed))),
             tally: Tally::default(),
         })
     }
@@ -232,6 +242,24 @@ impl ModelMetrics {
         self.load_failures.increment(1);
     }
 
+    /// Another revision answers.
+    pub(crate) fn switched(&self) {
+        self.switches.increment(1);
+    }
+
+    /// A mail was read by the revision that is tried, too.
+    pub(crate) fn shadowed(&self, agreed: bool) {
+        self.shadow_mails[usize::from(agreed)].increment(1);
+    }
+
+    /// The model is gone: nothing of it is in memory, in whatever state.
+    pub(crate) fn removed(&self) {
+        let gauges = [&self.resident_bytes, &self.pinned, &self.leases, &self.queue_tokens];
+        for gauge in gauges.into_iter().chain(&self.states) {
+            gauge.set(0.0);
+        }
+    }
+
     /// What the dashboard shows.
     #[must_use]
     pub fn tally(&self) -> ModelTally {
@@ -249,7 +277,9 @@ impl ModelMetrics {
         self.resident_bytes.set(stats.resident_bytes as f64);
         self.pinned.set(f64::from(stats.pinned));
         self.leases.set(stats.leases as f64);
-        self.evictions.absolute(stats.evictions);
+        for (counter, evictions) in self.evictions.iter().zip(stats.evictions) {
+            counter.absolute(evictions);
+        }
         for (gauge, state) in self.states.iter().zip(ModelState::ALL) {
             gauge.set(f64::from(state == stats.state));
         }

@@ -31,6 +31,8 @@ pub(super) const MODEL_LEASES: &str = "postsort_model_leases";
 pub(super) const LOAD_DURATION: &str = "postsort_model_load_duration_seconds";
 pub(super) const LOAD_FAILURES: &str = "postsort_model_load_failures_total";
 pub(super) const EVICTIONS: &str = "postsort_evictions_total";
+pub(super) const MODEL_SWITCHES: &str = "postsort_model_switches_total";
+pub(super) const SHADOW_MAILS: &str = "postsort_shadow_mails_total";
 pub(super) const READY: &str = "postsort_ready";
 pub(super) const SLO_MET: &str = "postsort_slo_met";
 pub(super) const PROCESS_CPU: &str = "postsort_process_cpu_seconds_total";
@@ -105,6 +107,8 @@ pub(super) const ALL: &[(&str, Kind, Unit, &str)] = {
         (LOAD_DURATION, Histogram, Seconds, "From file to ready"),
         (LOAD_FAILURES, Counter, Count, "Loads that failed"),
         (EVICTIONS, Counter, Count, "Models dropped from memory"),
+        (MODEL_SWITCHES, Counter, Count, "Times another revision took over"),
+        (SHADOW_MAILS, Counter, Count, "Mails read by a revision on trial, by whether it agreed"),
         (READY, Gauge, Count, "1 if the server can serve"),
         (SLO_MET, Gauge, Count, "1 if the objective is met over its window"),
         (PROCESS_CPU, Counter, Seconds, "CPU time of the process"),

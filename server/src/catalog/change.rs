@@ -1,0 +1,209 @@
+//! Changing the revision that answers: load the new one beside the old, switch, drain the old.
+//!
+//! Invariant: a request is answered wholly by one revision. It takes the current one at its start;
+//! if that is retired before the request has a lease on it, the request starts over.
+
+use std::sync::Arc;
+
+use postsort_cache::{EvictionReason, Spec};
+use postsort_models::{ModelFolder, find, open_revision};
+
+use super::Catalog;
+use super::entry::{Entry, Shadow, Version};
+use crate::error::Error;
+
+/// Which revision to change to, and how.
+#[derive(Clone, Debug, Default)]
+pub struct Choice {
+    /// The name of the revision's folder; what the models folder says now if none is given.
+    pub revision: Option<String>,
+    /// Try it on this share of the mails first, beside the one that answers.
+    pub shadow: Option<f64>,
+}
+
+// Why a change is refused.
+const NO_PREVIOUS: &str = "there is no previous revision to go back to";
+const NO_SHADOW: &str = "no revision is being tried";
+const BUSY: &str = "its revision is being changed";
+const CHANGED: &str = "the previous revision is not on disk any more";
+
+impl Catalog {
+    /// Reads the model's folder again and changes to what is chosen: loaded and warm before it
+    /// answers, the old one dropped when its last request ends. Without a revision the entry
+    /// follows its folder from then on, with one it stays there.
+    ///
+    /// # Errors
+    /// Those of [`Self::acquire`]; the old one answers on. [`Error::UnknownRevision`];
+    /// [`Error::Conflict`] while another change is going on.
+    pub async fn reload(&self, entry: &Arc<Entry>, choice: Choice) -> Result<(), Error> {
+        let _changing = self.begin_change(entry)?;
+        let (label, folder, available) = read(entry, choice.revision.clone()).await?;
+        entry.change(|versions| versions.available = available);
+        let version = entry.version(label, folder);
+        if !entry.current().is_ok_and(|current| current.key() == version.key()) {
+            self.beside(entry, version, choice.shadow).await?;
+        }
+        entry.change(|versions| versions.following = choice.revision.is_none());
+        Ok(())
+    }
+
+    /// The revision that is being tried answers from now on.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] if none is, or while another change is going on.
+    pub async fn promote(&self, entry: &Arc<Entry>) -> Result<(), Error> {
+        let _changing = self.begin_change(entry)?;
+        let shadow = entry.shadow().ok_or_else(|| conflict(entry, NO_SHADOW))?;
+        let loaded = self.acquire(entry, &shadow.version).await;
+        loaded.map(|_lease| self.switch(entry, Arc::clone(&shadow.version)))
+    }
+
+    /// Gives up what is being tried; or, if nothing is, changes back to the previous revision and
+    /// stays there.
+    ///
+    /// # Errors
+    /// Those of [`Self::acquire`]; [`Error::Conflict`] if there is nothing to go back to.
+    pub async fn rollback(&self, entry: &Arc<Entry>) -> Result<(), Error> {
+        let _changing = self.begin_change(entry)?;
+        if let Some(shadow) = entry.change(|versions| versions.shadow.take()) {
+            self.retire(entry, &shadow.version);
+            entry.change(|versions| versions.following = false);
+            return Ok(());
+        }
+        let previous = entry.versions().previous.ok_or_else(|| conflict(entry, NO_PREVIOUS))?;
+        let (path, revision) =
+            (previous.folder.path().to_owned(), previous.folder.revision().to_owned());
+        let open = move || ModelFolder::open(&path).is_ok_and(|now| now.revision() == revision);
+        if !tokio::task::spawn_blocking(open).await.unwrap_or(false) {
+            return Err(conflict(entry, CHANGED));
+        }
+        self.beside(entry, previous, None).await?;
+        entry.change(|versions| versions.following = false);
+        Ok(())
+    }
+
+    /// Loads `version` beside the one that answers; then it answers, or is tried.
+    pub(super) async fn beside(
+        &self,
+        entry: &Arc<Entry>,
+        version: Arc<Version>,
+        shadow: Option<f64>,
+    ) -> Result<(), Error> {
+        self.residency.revive(version.key());
+        // The lease keeps it from being evicted before anybody could use it.
+        let loaded = self.acquire(entry, &version).await;
+        entry.change(|versions| {
+            versions.last_change_error = loaded.as_ref().err().map(Error::to_string);
+        });
+        if let Err(error) = loaded {
+            tracing::error!(model = entry.name, %error, "the new revision is not taken");
+            self.residency.retire(version.key());
+            return Err(error);
+        }
+        match shadow {
+            Some(share) => {
+                let tried = Arc::new(Shadow::new(version, share));
+                if let Some(before) = entry.change(|versions| versions.shadow.replace(tried)) {
+                    self.retire(entry, &before.version);
+                }
+            }
+            None => self.switch(entry, version),
+        }
+        Ok(())
+    }
+
+    /// From here on `version` answers.
+    pub(super) fn switch(&self, entry: &Arc<Entry>, version: Arc<Version>) {
+        let key = version.key().to_owned();
+        self.residency.revive(&key);
+        let pinned_by_manifest = version.folder.manifest().pinned;
+        tracing::info!(model = entry.name, revision = version.folder.revision(), "switched");
+        let (old, shadow) = entry.change(|versions| {
+            let old = std::mem::replace(&mut versions.current, Ok(version)).ok();
+            versions.previous.clone_from(&old);
+            (old, versions.shadow.take())
+        });
+        let mut pinned = pinned_by_manifest;
+        // What was tried and does not answer now is given up.
+        for version in shadow.iter().map(|shadow| &shadow.version).chain(&old) {
+            if version.key() != key {
+                pinned |= self.retire(entry, version);
+            }
+        }
+        self.residency.set_pinned(&key, pinned);
+        entry.metrics.switched();
+    }
+
+    /// Whether it was pinned.
+    pub(super) fn retire(&self, entry: &Entry, version: &Version) -> bool {
+        let stats = self.residency.stats(version.key());
+        let pinned = self.residency.retire(version.key());
+        let mut past = entry.past.lock();
+        past.loads += stats.loads;
+        for reason in EvictionReason::ALL {
+            past.evictions[reason as usize] += stats.evictions[reason as usize];
+        }
+        pinned
+    }
+
+    /// The folder of a model that is not in memory was replaced: what is there now answers.
+    /// Whether that can be read.
+    pub(super) fn take_what_is_there(&self, entry: &Entry) -> bool {
+        let Ok(_changing) = entry.changing.try_lock() else { return false };
+        let Ok(current) = entry.current() else { return false };
+        let folder = match &current.label {
+            Some(label) => open_revision(&entry.path, label),
+            None => ModelFolder::open(current.folder.path()),
+        };
+        let Ok(folder) = folder else { return false };
+        let version = entry.version(current.label.clone(), folder);
+        if version.key() == current.key() {
+            return false;
+        }
+        self.residency.revive(version.key());
+        entry.change(|versions| {
+            versions.previous = versions.current.clone().ok();
+            versions.current = Ok(version);
+        });
+        self.retire(entry, &current);
+        true
+    }
+
+    pub(super) fn begin_change<'a>(
+        &self,
+        entry: &'a Entry,
+    ) -> Result<tokio::sync::MutexGuard<'a, ()>, Error> {
+        entry.changing.try_lock().map_err(|_| conflict(entry, BUSY))
+    }
+}
+
+fn conflict(entry: &Entry, reason: &'static str) -> Error {
+    Error::Conflict { model: entry.name.clone(), reason }
+}
+
+type Read = (Option<String>, ModelFolder, Vec<String>);
+
+/// The chosen revision, or the one that the folder says; and which ones there are.
+async fn read(entry: &Arc<Entry>, revision: Option<String>) -> Result<Read, Error> {
+    let (path, name) = (entry.path.clone(), entry.name.clone());
+    let read = move || {
+        let failed = |reason: String| Error::LoadFailed {
+            model: name.clone(),
+            reason,
+            retry_after: std::time::Duration::from_secs(1),
+        };
+        let found = find(&path).ok_or_else(|| failed("the folder is gone".to_owned()))?;
+        let Some(label) = revision else {
+            let folder = found.folder.map_err(|error| failed(error.to_string()))?;
+            return Ok((found.label, folder, found.revisions));
+        };
+        match open_revision(&path, &label) {
+            Ok(folder) => Ok((Some(label), folder, found.revisions)),
+            Err(postsort_models::ModelError::NoRevision { label }) => {
+                Err(Error::UnknownRevision { model: name, revision: label })
+            }
+            Err(error) => Err(failed(error.to_string())),
+        }
+    };
+    tokio::task::spawn_blocking(read).await.map_err(|_| Error::Internal)?
+}

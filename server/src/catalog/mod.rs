@@ -1,0 +1,243 @@
+//! The models that the server knows, and those of them that are in memory.
+
+mod change;
+mod entry;
+mod loader;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Mutex, RwLock};
+use postsort_cache::{
+    Backoff, EvictionReason, Lease, ModelState, Residency, ResidencyError, ResidencyStats, Spec,
+};
+use postsort_models::LoadOptions;
+
+use crate::error::Error;
+use crate::telemetry::Metrics;
+
+pub use change::Choice;
+pub use entry::{Entry, Shadow, Version, Versions};
+pub use loader::{LeasedModel, Served};
+use loader::{LoadError, Loader};
+pub use watch::Rescanned;
+
+/// Loads at once: packing is done by one thread, and requests need the others.
+const LOADS_MAX: usize = 1;
+
+/// All models by name.
+#[derive(Debug)]
+pub struct Catalog {
+    residency: Residency<Loader>,
+    entries: RwLock<BTreeMap<String, Arc<Entry>>>,
+    default_model: Option<String>,
+    models_dir: PathBuf,
+    metrics: Arc<Metrics>,
+    seen: Mutex<watch::Seen>,
+}
+
+impl Catalog {
+    /// Reads the folder; loads nothing.
+    ///
+    /// # Errors
+    /// The folder cannot be read, or `default_model` is not in it. A broken model folder is not an
+    /// error here: it is listed, with what is wrong, and its requests fail.
+    pub fn open(
+        models_dir: PathBuf,
+        options: LoadOptions,
+        budget_bytes: u64,
+        default_model: Option<String>,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Self, Error> {
+        let seen = watch::Seen::of(&models_dir);
+        let found = postsort_models::discover(&models_dir)
+            .map_err(|e| Error::setup(format!("models_dir {}", models_dir.display()), e))?;
+        let entries: BTreeMap<_, _> = found
+            .into_iter()
+            .map(|found| (found.name.clone(), Arc::new(Entry::new(found, metrics))))
+            .collect();
+        if let Some(name) = default_model.as_ref().filter(|name| !entries.contains_key(*name)) {
+            return Err(Error::setup("setting default_model", Error::unknown_model(name)));
+        }
+        let catalog = Self {
+            residency: Residency::new(
+                Loader { options },
+                budget_bytes,
+                LOADS_MAX,
+                Backoff::default(),
+            ),
+            entries: RwLock::new(entries),
+            default_model,
+            models_dir,
+            metrics: Arc::clone(metrics),
+            seen: Mutex::new(seen),
+        };
+        catalog.entries().iter().for_each(|entry| catalog.pin_as_the_manifest_says(entry));
+        Ok(catalog)
+    }
+
+    /// All entries, by name.
+    #[must_use]
+    pub fn entries(&self) -> Vec<Arc<Entry>> {
+        self.entries.read().values().map(Arc::clone).collect()
+    }
+
+    /// The entry of `name`, or of the default model where a request names none.
+    ///
+    /// # Errors
+    /// [`Error::UnknownModel`]; [`Error::Malformed`] where none is named and there is no default.
+    pub fn entry(&self, name: Option<&str>) -> Result<Arc<Entry>, Error> {
+        let entries = self.entries.read();
+        let name = match name {
+            Some(name) => name,
+            None => self.default_of(&entries).ok_or_else(|| {
+                Error::malformed("model", "the name of a model: there is no default")
+            })?,
+        };
+        entries.get(name).map(Arc::clone).ok_or_else(|| Error::unknown_model(name))
+    }
+
+    /// The name of the model that answers where a request names none.
+    #[must_use]
+    pub fn default_model(&self) -> Option<String> {
+        self.default_of(&self.entries.read()).map(str::to_owned)
+    }
+
+    fn default_of<'a>(&'a self, entries: &'a BTreeMap<String, Arc<Entry>>) -> Option<&'a str> {
+        match &self.default_model {
+            Some(name) => Some(name),
+            None if entries.len() == 1 => entries.keys().next().map(String::as_str),
+            None => Some("spam").filter(|name| entries.contains_key(*name)),
+        }
+    }
+
+    /// The revision in memory; loaded now if it was not.
+    ///
+    /// # Errors
+    /// [`Error::LoadFailed`], [`Error::NoRoom`], [`Error::LargerThanBudget`]; and
+    /// [`Error::Superseded`] if another revision answers by now.
+    pub async fn acquire(
+        &self,
+        entry: &Entry,
+        version: &Arc<Version>,
+    ) -> Result<Lease<Served>, Error> {
+        if let Some(lease) = self.residency.lease(version.key()) {
+            return Ok(lease);
+        }
+        let model = || entry.name.clone();
+        match self.residency.acquire(version).await {
+            Ok(lease) => Ok(lease),
+            Err(ResidencyError::LargerThanBudget { needed_bytes, budget_bytes }) => {
+                Err(Error::LargerThanBudget { model: model(), needed_bytes, budget_bytes })
+            }
+            Err(ResidencyError::NoRoom { needed_bytes, free_bytes }) => {
+                Err(Error::NoRoom { model: model(), needed_bytes, free_bytes })
+            }
+            Err(ResidencyError::Retired) => Err(Error::Superseded { model: model() }),
+            Err(ResidencyError::Failed { source_error, retry_after }) => {
+                if matches!(source_error, LoadError::Changed) && self.take_what_is_there(entry) {
+                    return Err(Error::Superseded { model: model() });
+                }
+                let reason = source_error.to_string();
+                Err(Error::LoadFailed { model: model(), reason, retry_after })
+            }
+        }
+    }
+
+    /// Loads what answers now.
+    ///
+    /// # Errors
+    /// As [`Self::acquire`] and [`Entry::current`].
+    pub async fn load(&self, entry: &Entry) -> Result<Lease<Served>, Error> {
+        loop {
+            match self.acquire(entry, &entry.current()?).await {
+                Err(Error::Superseded { .. }) => {}
+                loaded => return loaded,
+            }
+        }
+    }
+
+    /// The model if it is in memory. Looking does not count as use.
+    #[must_use]
+    pub fn resident(&self, entry: &Entry) -> Option<Lease<Served>> {
+        self.residency.peek(entry.versions().current.ok()?.key())
+    }
+
+    /// Drops the model from memory when its last request ends. Whether it was there.
+    pub fn unload(&self, entry: &Entry) -> bool {
+        entry.versions().current.is_ok_and(|version| self.residency.unload(version.key()))
+    }
+
+    /// Keeps the model from being evicted, or allows it.
+    pub fn set_pinned(&self, entry: &Entry, pinned: bool) {
+        if let Ok(version) = entry.versions().current {
+            self.residency.set_pinned(version.key(), pinned);
+        }
+    }
+
+    fn pin_as_the_manifest_says(&self, entry: &Entry) {
+        if entry.versions().current.is_ok_and(|version| version.folder.manifest().pinned) {
+            self.set_pinned(entry, true);
+        }
+    }
+
+    /// Models whose manifest asks to be in memory from the start.
+    #[must_use]
+    pub fn pinned_by_manifest(&self) -> Vec<String> {
+        let pinned = |entry: &Arc<Entry>| {
+            entry.versions().current.is_ok_and(|version| version.folder.manifest().pinned)
+        };
+        self.entries().into_iter().filter(pinned).map(|entry| entry.name.clone()).collect()
+    }
+
+    /// Drops idle models that nobody asked for in this time.
+    pub fn evict_unused(&self, for_at_least: Duration) {
+        self.residency.evict_unused(for_at_least);
+    }
+
+    /// Where the model is in its life, all its revisions counted. A broken folder is `failed` from
+    /// the start.
+    #[must_use]
+    pub fn stats(&self, entry: &Entry) -> ResidencyStats<String> {
+        let versions = entry.versions();
+        let key = versions.current.as_ref().map_or("", |version| version.key());
+        let stats = self.residency.stats(key);
+        let past = *entry.past.lock();
+        let mut evictions = stats.evictions;
+        for reason in EvictionReason::ALL {
+            evictions[reason as usize] += past.evictions[reason as usize];
+        }
+        let broken = versions.current.err();
+        ResidencyStats {
+            state: if broken.is_some() { ModelState::Failed } else { stats.state },
+            resident_bytes: stats.resident_bytes,
+            leases: stats.leases,
+            pinned: stats.pinned,
+            loads: stats.loads + past.loads,
+            evictions,
+            load_duration: stats.load_duration,
+            last_error: broken.or_else(|| stats.last_error.map(|error| error.to_string())),
+        }
+    }
+
+    /// Where one revision is in its life.
+    #[must_use]
+    pub fn version_state(&self, version: &Version) -> ModelState {
+        self.residency.stats(version.key()).state
+    }
+
+    /// Bytes of models in memory, those being loaded included.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        self.residency.used_bytes()
+    }
+
+    /// Bytes that models may take.
+    #[must_use]
+    pub fn budget_bytes(&self) -> u64 {
+        self.residency.budget_bytes()
+    }
+}
