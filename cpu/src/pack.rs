@@ -133,6 +133,7 @@ impl PackedLinear {
         let outliers = channels.map(|channels| channels.outliers.clone()).unwrap_or_default();
         let outlier_weights = slab.take(outliers.len() * columns * 4)?.cast::<f32>();
         let mut row = vec![0.0_f32; inputs];
+        let mut groups = vec![[0_u8; 4]; steps];
         let width = k.nv * k.lanes;
         for (output, bytes) in weight.chunks_exact(row_bytes.max(1)).enumerate() {
             read_f32(linear.weight.dtype, bytes, &mut row);
@@ -149,42 +150,34 @@ impl PackedLinear {
             }
             let (panel, column) = (output / width, output % width);
             let panel_width = width.min(columns - panel * width);
-            // SAFETY: within the panels: panel · width · steps · 4 + panel_width · steps · 4 is at
-            // most columns · steps · 4.
-            let to = |input: usize| unsafe {
-                let (step, within) = (input / group(precision), input % group(precision));
-                let group_at = panel * width * steps + step * panel_width + column;
-                panels.add(group_at * 4 + within * (4 / group(precision)))
-            };
             match precision {
                 Precision::F32 => {
-                    for (input, &weight) in row.iter().enumerate() {
-                        // SAFETY: `to` points to this weight's four bytes.
-                        unsafe { to(input).cast::<f32>().write_unaligned(weight) };
+                    for (group, weight) in groups.iter_mut().zip(&row) {
+                        *group = weight.to_ne_bytes();
                     }
                 }
                 Precision::Bf16 => {
-                    for (input, &weight) in row.iter().enumerate() {
-                        let bits = half::bf16::from_f32(weight).to_bits();
-                        // SAFETY: `to` points to this weight's two bytes.
-                        unsafe { to(input).cast::<u16>().write_unaligned(bits) };
+                    for (group, weights) in groups.iter_mut().zip(row.chunks(2)) {
+                        for (bytes, &weight) in group.as_chunks_mut::<2>().0.iter_mut().zip(weights)
+                        {
+                            *bytes = half::bf16::from_f32(weight).to_bits().to_ne_bytes();
+                        }
                     }
                 }
                 Precision::Int8 => {
                     let most = row.iter().fold(0.0_f32, |most, weight| most.max(weight.abs()));
                     let scale = most / 127.0;
                     let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
-                    let mut sum = 0_i32;
-                    for (input, &weight) in row.iter().enumerate() {
-                        #[expect(
-                            clippy::cast_possible_truncation,
-                            reason = "at most 127; NaN is 0"
-                        )]
-                        let code = (weight * inverse).round_ties_even() as i8;
-                        sum += i32::from(code);
-                        // SAFETY: `to` points to this weight's byte.
-                        unsafe { to(input).cast::<i8>().write(code) };
-                    }
+                    let codes = groups.as_flattened_mut();
+                    let sum: i32 = codes
+                        .iter_mut()
+                        .zip(&row)
+                        .map(|(byte, weight)| {
+                            let code = nearest(weight * inverse);
+                            *byte = code.cast_unsigned();
+                            i32::from(code)
+                        })
+                        .sum();
                     #[expect(clippy::cast_precision_loss, reason = "below 2^24 for 10^5 inputs")]
                     let sum = sum as f32;
                     // SAFETY: output < columns, for which `take` gave room.
@@ -192,6 +185,14 @@ impl PackedLinear {
                         *scales.add(output) = scale;
                         *sums.add(output) = scale * sum;
                     }
+                }
+            }
+            for (step, group) in groups.iter().enumerate() {
+                // SAFETY: within the panels: panel · width · steps · 4 + panel_width · steps · 4 is
+                // at most columns · steps · 4.
+                unsafe {
+                    let group_at = panel * width * steps + step * panel_width + column;
+                    panels.add(group_at * 4).cast::<[u8; 4]>().write(*group);
                 }
             }
         }
@@ -294,6 +295,14 @@ impl PackedLinear {
     }
 }
 
+/// The nearest whole number, ties to even; `x` is within ±127, or no number and then 0. Adding
+/// 1.5·2²³ leaves it in the low bits, without the call that rounding is where SSE4.1 is not known.
+fn nearest(x: f32) -> i8 {
+    #[expect(clippy::cast_possible_truncation, reason = "the low bits are meant")]
+    let code = (x + 12_582_912.0).to_bits() as i8;
+    if x.is_nan() { 0 } else { code }
+}
+
 /// Left operand of a product.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rows {
@@ -329,5 +338,17 @@ pub(crate) fn for_tiles(rows: usize, mr: usize, mut each: impl FnMut(usize, usiz
         let end = rows * (tile + 1) / tiles;
         each(row, end - row);
         row = end;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn nearest_is_rounding_to_even() {
+        for at in -127_000_i32..=127_000 {
+            let x = at as f32 / 1000.0;
+            assert_eq!(i32::from(super::nearest(x)), x.round_ties_even() as i32, "{x}");
+        }
+        assert_eq!(super::nearest(f32::NAN), 0);
     }
 }

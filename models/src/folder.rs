@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::Value;
 
 use crate::config::{Architecture, ModelConfig};
@@ -38,9 +39,10 @@ impl ModelFolder {
     /// Says which file, setting or tensor is wrong, and how.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
         let manifest = Manifest::read(path)?;
-        let (config_bytes, config_json) = read_json(&path.join("config.json"))?;
+        let (config_bytes, config_json) = read_json::<Value>(&path.join("config.json"))?;
         let config = ModelConfig::new(&config_json)?;
-        let (tokenizer_bytes, _) = read_json(&path.join("tokenizer.json"))?;
+        // Megabytes, of which here only counts that they are JSON.
+        let (tokenizer_bytes, IgnoredAny) = read_json(&path.join("tokenizer.json"))?;
         let settings = TokenizerSettings::read(path)?;
         let weights = WeightFiles::open(path)?;
         let rows = classifier_rows(&config, &weights)?;
@@ -151,7 +153,7 @@ impl ModelFolder {
     }
 }
 
-fn read_json(path: &Path) -> Result<(Vec<u8>, Value), ModelError> {
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<(Vec<u8>, T), ModelError> {
     let bytes = std::fs::read(path).map_err(|error| ModelError::io(path, error))?;
     let json = serde_json::from_slice(&bytes).map_err(|error| ModelError::bad_file(path, error))?;
     Ok((bytes, json))
@@ -171,7 +173,7 @@ impl TokenizerSettings {
         if !path.is_file() {
             return Ok(Self::default());
         }
-        let (bytes, json) = read_json(&path)?;
+        let (bytes, json) = read_json::<Value>(&path)?;
         // transformers writes 10^30 where there is no limit.
         let limit = json.get("model_max_length").and_then(Value::as_f64);
         #[expect(

@@ -9,6 +9,7 @@ mod dashboard;
 mod life;
 mod models;
 mod monitoring;
+mod residency;
 mod revisions;
 mod server;
 mod traces;

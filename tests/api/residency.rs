@@ -1,0 +1,127 @@
+//! Models come and go under load, and nothing is lost.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use postsort_models::{LoadOptions, ModelFolder};
+use serde_json::json;
+
+use crate::life::metric;
+use crate::server::{Server, copy_folder, fixture, models_dir, options, room_for_two};
+
+#[test]
+fn requests_that_wait_are_answered_while_their_model_is_unloaded() {
+    let (server, _dir) = Server::with(&["bert"]);
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..4)
+            .map(|client| {
+                let (server, over) = (&server, &over);
+                scope.spawn(move || {
+                    for n in 0..50 {
+                        let inputs = [format!("{client} {n}"), format!("{n} of {client}")];
+                        let answer = server.classify(&json!({"inputs": inputs}));
+                        assert_eq!(answer.status, 200, "{}", answer.text);
+                    }
+                    over.store(true, Ordering::Relaxed);
+                })
+            })
+            .collect();
+        while !over.load(Ordering::Relaxed) {
+            assert_eq!(server.post("/v1/models/bert/unload", &json!({})).status, 200);
+        }
+        clients.into_iter().for_each(|client| client.join().expect("no failure"));
+    });
+    let shown = server.get("/v1/models/bert").json();
+    assert!(shown["loads"].as_u64() > Some(1), "{shown}");
+}
+
+/// Twelve models in the room for two, asked for all at once: each waits for its turn.
+#[test]
+fn no_request_fails_for_want_of_room() {
+    let dir = models_dir(&["bert", "distilbert", "electra"]);
+    let budget = room_for_two(dir.path(), ["bert", "distilbert", "electra"]);
+    let names: Vec<String> = (0..12).map(|n| format!("model-{n}")).collect();
+    for name in &names {
+        copy_folder(&fixture("bert"), &dir.path().join(name));
+    }
+    let mut settings = options(dir.path());
+    settings.memory_bytes_max = Some(budget.to_string());
+    let server = Server::start(settings);
+    std::thread::scope(|scope| {
+        for name in &names {
+            let server = &server;
+            scope.spawn(move || {
+                for n in 0..5 {
+                    let asked = json!({"model": name, "inputs": format!("mail {n}")});
+                    let answer = server.classify(&asked);
+                    assert_eq!(answer.status, 200, "{name}: {}", answer.text);
+                }
+            });
+        }
+        for _ in 0..20 {
+            let used = server.get("/v1/models").json()["memory_used_bytes"].as_u64();
+            assert!(used <= Some(budget), "{used:?} of {budget}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    });
+    let text = server.get("/metrics").text;
+    let evicted: f64 = names
+        .iter()
+        .map(|name| {
+            let labels = format!("{{model=\"{name}\",reason=\"budget\"}}");
+            metric(&text, &format!("postsort_evictions_total{labels}"))
+        })
+        .sum();
+    assert!(evicted >= 9.0, "{evicted}");
+}
+
+#[test]
+fn a_model_larger_than_the_budget_evicts_nothing() {
+    let dir = models_dir(&["bert", "modernbert-cls"]);
+    let estimate = |name: &str| {
+        let folder = ModelFolder::open(&dir.path().join(name)).expect("opens");
+        LoadOptions::default().resident_bytes_estimate(&folder)
+    };
+    let budget = estimate("modernbert-cls");
+    assert!(budget < estimate("bert"), "the engine of the larger one wants room to work");
+    let mut settings = options(dir.path());
+    settings.memory_bytes_max = Some(budget.to_string());
+    let server = Server::start(settings);
+    let ask = |model: &str| server.classify(&json!({"model": model, "inputs": "a"}));
+    assert_eq!(ask("modernbert-cls").status, 200);
+    let answer = ask("bert");
+    assert_eq!((answer.status, answer.code().as_str()), (507, "model_larger_than_budget"));
+    assert_eq!(server.get("/v1/models/modernbert-cls").json()["state"], "ready");
+}
+
+#[test]
+fn manifests_pin_and_idle_models_go() {
+    let dir = models_dir(&["bert", "distilbert"]);
+    std::fs::write(
+        dir.path().join("bert/postsort.toml"),
+        "pinned = true\nwarm_up = [\"Are we on for lunch?\", \"\"]\n",
+    )
+    .expect("writes");
+    let mut settings = options(dir.path());
+    settings.idle_unload_seconds = Some(1);
+    let server = Server::start(settings);
+    let state = |model: &str| server.get(&format!("/v1/models/{model}")).json();
+    assert_eq!(
+        (&state("bert")["state"], &state("bert")["pinned"]),
+        (&json!("ready"), &json!(true))
+    );
+    assert_eq!(server.classify(&json!({"model": "distilbert", "inputs": "a"})).status, 200);
+    assert_eq!(state("distilbert")["state"], "ready");
+    for _ in 0..100 {
+        if state("distilbert")["state"] == "unloaded" {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(state("distilbert")["state"], "unloaded");
+    assert_eq!(state("bert")["state"], "ready", "pinned");
+    let text = server.get("/metrics").text;
+    let evicted = "postsort_evictions_total{model=\"distilbert\",reason=\"idle\"}";
+    assert_eq!(metric(&text, evicted), 1.0);
+}
