@@ -9,6 +9,7 @@ pub mod cli;
 pub mod config;
 pub mod error;
 pub mod http;
+pub mod hub;
 pub mod input;
 pub mod memory;
 pub mod pipeline;

@@ -6,6 +6,7 @@ mod classify;
 mod cli;
 mod compatible;
 mod dashboard;
+mod hub;
 mod life;
 mod models;
 mod monitoring;

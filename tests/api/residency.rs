@@ -1,5 +1,7 @@
 //! Models come and go under load, and nothing is lost.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -53,7 +55,7 @@ fn no_request_fails_for_want_of_room() {
             let server = &server;
             scope.spawn(move || {
                 for n in 0..5 {
-                    let asked = json!({"model": name, "inputs": format!("mail {n}")});
+                    let asked = json!({"model": name, "inputs": format!("{n} to {name}")});
                     let answer = server.classify(&asked);
                     assert_eq!(answer.status, 200, "{name}: {}", answer.text);
                 }
@@ -73,7 +75,8 @@ fn no_request_fails_for_want_of_room() {
             metric(&text, &format!("postsort_evictions_total{labels}"))
         })
         .sum();
-    assert!(evicted >= 9.0, "{evicted}");
+    let list = server.get("/v1/models").json();
+    assert!(evicted >= 9.0, "{evicted}: {list}");
 }
 
 #[test]
@@ -93,6 +96,27 @@ fn a_model_larger_than_the_budget_evicts_nothing() {
     let answer = ask("bert");
     assert_eq!((answer.status, answer.code().as_str()), (507, "model_larger_than_budget"));
     assert_eq!(server.get("/v1/models/modernbert-cls").json()["state"], "ready");
+}
+
+/// Head and body in two packets, as many clients send them: the connection stays.
+#[test]
+fn a_body_that_says_nothing_does_not_cost_the_connection() {
+    let (server, _dir) = Server::with(&["bert"]);
+    let mut stream = TcpStream::connect(server.address()).expect("connects");
+    stream.set_nodelay(true).expect("sets");
+    for path in ["/v1/models/bert/load", "/v1/models/bert/pin", "/v2/repository/index"] {
+        let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n");
+        stream.write_all(head.as_bytes()).expect("sends");
+        std::thread::sleep(Duration::from_millis(50));
+        stream.write_all(b"{}").expect("sends");
+        let (mut text, mut buffer) = (String::new(), [0; 8192]);
+        while !text.ends_with('}') && !text.ends_with(']') {
+            let read = stream.read(&mut buffer).expect("an answer");
+            assert!(read > 0, "{path}: closed after {text}");
+            text.push_str(&String::from_utf8_lossy(&buffer[..read]));
+        }
+        assert!(text.starts_with("HTTP/1.1 200"), "{path}: {text}");
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod doctor;
 mod extract;
 mod logits;
 mod models;
+mod preload;
 mod remote;
 mod serve;
 
@@ -34,7 +35,7 @@ enum Command {
     /// List, load, unload and pin models
     Models(models::Models),
     /// Load models on a running server and wait until they are ready
-    Preload(models::Preload),
+    Preload(preload::Preload),
     /// Measure the engine alone: no HTTP, exactly so many tokens
     Bench(bench::Bench),
     /// Measure how far int8 and bf16 are from f32, so that loading the model need not

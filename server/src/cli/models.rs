@@ -1,4 +1,4 @@
-//! `postsort models` and `postsort preload`.
+//! `postsort models`.
 
 use serde_json::{Value, json};
 
@@ -24,6 +24,26 @@ enum Action {
     Pin(On),
     /// Allow a model to be evicted
     Unpin(On),
+    /// Change to the folder's current revision, or to the one named, without a failed request
+    Reload(Reload),
+    /// Let the revision on trial answer
+    Promote(On),
+    /// Give up the revision on trial, or change back to the previous one
+    Rollback(On),
+    /// Read the models folder again
+    Rescan(Server),
+}
+
+#[derive(Debug, clap::Args)]
+struct Reload {
+    #[command(flatten)]
+    on: On,
+    /// Name of the revision's folder
+    #[arg(long, value_name = "NAME")]
+    revision: Option<String>,
+    /// Try it on this share of the mails first, 0 to 1
+    #[arg(long, value_name = "SHARE")]
+    shadow: Option<f64>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -46,18 +66,6 @@ struct On {
     server: Server,
 }
 
-#[derive(Debug, clap::Args)]
-pub(super) struct Preload {
-    /// The models
-    #[arg(required = true)]
-    models: Vec<String>,
-    /// Keep them in memory
-    #[arg(long)]
-    pin: bool,
-    #[command(flatten)]
-    server: Server,
-}
-
 impl Models {
     pub(super) fn run(self) -> Result<(), Error> {
         let (on, action) = match self.action {
@@ -66,36 +74,30 @@ impl Models {
             Action::Unload(on) => (on, "unload"),
             Action::Pin(on) => (on, "pin"),
             Action::Unpin(on) => (on, "unpin"),
+            Action::Promote(on) => (on, "promote"),
+            Action::Rollback(on) => (on, "rollback"),
+            Action::Reload(Reload { on, revision, shadow }) => {
+                let choice = json!({"revision": revision, "shadow": shadow});
+                return table(&[act(&on.server.server, &on.model, "reload", &choice)?]);
+            }
+            Action::Rescan(server) => {
+                let changes = call(&server.server, "/v1/models", Some(&json!({})))?;
+                return print(&changes.to_string());
+            }
         };
-        let shown = act(&on.server.server, &on.model, action)?;
+        let shown = act(&on.server.server, &on.model, action, &json!({}))?;
         table(&[shown])
     }
 }
 
-impl Preload {
-    /// One after the other: loading is bound by the disk. Stops at the first that fails, so that
-    /// a deployment does.
-    pub(super) fn run(self) -> Result<(), Error> {
-        let mut shown = Vec::new();
-        for model in &self.models {
-            let mut info = act(&self.server.server, model, "load")?;
-            if self.pin {
-                info = act(&self.server.server, model, "pin")?;
-            }
-            shown.push(info);
-        }
-        table(&shown)
-    }
-}
-
 /// Whatever else a name contains, it stays one path segment.
-fn act(server: &str, model: &str, action: &str) -> Result<Value, Error> {
+pub(super) fn act(server: &str, model: &str, action: &str, body: &Value) -> Result<Value, Error> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
     let segment: String = model
         .bytes()
         .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
         .collect();
-    call(server, &format!("/v1/models/{segment}/{action}"), Some(&json!({})))
+    call(server, &format!("/v1/models/{segment}/{action}"), Some(body))
 }
 
 impl List {
@@ -133,7 +135,7 @@ fn describe(found: &postsort_models::Found) -> Value {
     }
 }
 
-fn table(models: &[Value]) -> Result<(), Error> {
+pub(super) fn table(models: &[Value]) -> Result<(), Error> {
     let mut table = comfy_table::Table::new();
     table.load_preset(comfy_table::presets::UTF8_BORDERS_ONLY);
     table.set_content_arrangement(comfy_table::ContentArrangement::Dynamic);

@@ -37,6 +37,18 @@ impl<T: DeserializeOwned + Default> FromRequest<App> for OptionalJson<T> {
     }
 }
 
+/// A body that says nothing: read all the same, for a connection with an unread body is closed after
+/// the answer, and with it goes the client's next request.
+pub(super) struct IgnoredBody;
+
+impl FromRequest<App> for IgnoredBody {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, Error> {
+        read(request.into_body(), &app.pipeline.limits).await.map(|_| Self)
+    }
+}
+
 pub(super) fn media_type(headers: &HeaderMap) -> &str {
     let full = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     full.and_then(|value| value.split(';').next()).map_or("", str::trim)

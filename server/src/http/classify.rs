@@ -124,6 +124,8 @@ pub struct LabelScore {
 pub struct TimingsMs {
     /// Mail to text.
     pub decode: f64,
+    /// Waiting for the model to be loaded.
+    pub load: f64,
     /// Waiting for the engine.
     pub queue: f64,
     /// Text to token ids.
@@ -265,6 +267,7 @@ impl From<Timings> for TimingsMs {
         let ms = |duration: Duration| (duration.as_secs_f64() * 1e6).round() / 1e3;
         Self {
             decode: ms(timings.decode),
+            load: ms(timings.load),
             queue: ms(timings.queue),
             tokenize: ms(timings.tokenize),
             infer: ms(timings.infer),

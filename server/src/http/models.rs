@@ -8,7 +8,7 @@ use postsort_models::{Architecture, Manifest, Problem};
 use serde::{Deserialize, Serialize};
 
 use super::App;
-use super::body::OptionalJson;
+use super::body::{IgnoredBody, OptionalJson};
 use crate::catalog::{Catalog, Choice, Entry, Rescanned, Version, Versions};
 use crate::error::Error;
 use crate::telemetry::LatencySummary;
@@ -228,7 +228,11 @@ pub(super) async fn show(State(app): State<App>, Path(model): Path<String>) -> S
 /// Load a model; answers when it is ready
 #[utoipa::path(post, path = "/v1/models/{model}/load", tag = "models",
     responses((status = 200, body = ModelInfo), (status = 503), (status = 507)))]
-pub(super) async fn load(State(app): State<App>, Path(model): Path<String>) -> Shown {
+pub(super) async fn load(
+    State(app): State<App>,
+    Path(model): Path<String>,
+    _: IgnoredBody,
+) -> Shown {
     let catalog = &app.pipeline.catalog;
     let entry = catalog.entry(Some(&model))?;
     drop(catalog.load(&entry).await?);
@@ -238,7 +242,11 @@ pub(super) async fn load(State(app): State<App>, Path(model): Path<String>) -> S
 /// Drop a model from memory when its last request ends
 #[utoipa::path(post, path = "/v1/models/{model}/unload", tag = "models",
     responses((status = 200, body = ModelInfo)))]
-pub(super) async fn unload(State(app): State<App>, Path(model): Path<String>) -> Shown {
+pub(super) async fn unload(
+    State(app): State<App>,
+    Path(model): Path<String>,
+    _: IgnoredBody,
+) -> Shown {
     let catalog = &app.pipeline.catalog;
     let entry = catalog.entry(Some(&model))?;
     catalog.unload(&entry);
@@ -248,14 +256,22 @@ pub(super) async fn unload(State(app): State<App>, Path(model): Path<String>) ->
 /// Keep a model from being evicted
 #[utoipa::path(post, path = "/v1/models/{model}/pin", tag = "models",
     responses((status = 200, body = ModelInfo)))]
-pub(super) async fn pin(State(app): State<App>, Path(model): Path<String>) -> Shown {
+pub(super) async fn pin(
+    State(app): State<App>,
+    Path(model): Path<String>,
+    _: IgnoredBody,
+) -> Shown {
     set_pinned(&app, &model, true)
 }
 
 /// Allow a model to be evicted
 #[utoipa::path(post, path = "/v1/models/{model}/unpin", tag = "models",
     responses((status = 200, body = ModelInfo)))]
-pub(super) async fn unpin(State(app): State<App>, Path(model): Path<String>) -> Shown {
+pub(super) async fn unpin(
+    State(app): State<App>,
+    Path(model): Path<String>,
+    _: IgnoredBody,
+) -> Shown {
     set_pinned(&app, &model, false)
 }
 
@@ -269,7 +285,10 @@ fn set_pinned(app: &App, model: &str, pinned: bool) -> Shown {
 /// Read the models folder again: new, changed and removed models
 #[utoipa::path(post, path = "/v1/models", tag = "models",
     responses((status = 200, body = Rescanned)))]
-pub(super) async fn rescan(State(app): State<App>) -> Result<Json<Rescanned>, Error> {
+pub(super) async fn rescan(
+    State(app): State<App>,
+    _: IgnoredBody,
+) -> Result<Json<Rescanned>, Error> {
     Ok(Json(app.pipeline.catalog.rescan().await?))
 }
 
@@ -304,7 +323,11 @@ pub(super) async fn reload(
 /// Let the revision on trial answer
 #[utoipa::path(post, path = "/v1/models/{model}/promote", tag = "models",
     responses((status = 200, body = ModelInfo), (status = 409)))]
-pub(super) async fn promote(State(app): State<App>, Path(model): Path<String>) -> Shown {
+pub(super) async fn promote(
+    State(app): State<App>,
+    Path(model): Path<String>,
+    _: IgnoredBody,
+) -> Shown {
     let catalog = &app.pipeline.catalog;
     let entry = catalog.entry(Some(&model))?;
     catalog.promote(&entry).await?;
@@ -314,7 +337,11 @@ pub(super) async fn promote(State(app): State<App>, Path(model): Path<String>) -
 /// Give up the revision on trial, or change back to the previous one and stay there
 #[utoipa::path(post, path = "/v1/models/{model}/rollback", tag = "models",
     responses((status = 200, body = ModelInfo), (status = 409), (status = 503)))]
-pub(super) async fn rollback(State(app): State<App>, Path(model): Path<String>) -> Shown {
+pub(super) async fn rollback(
+    State(app): State<App>,
+    Path(model): Path<String>,
+    _: IgnoredBody,
+) -> Shown {
     let catalog = &app.pipeline.catalog;
     let entry = catalog.entry(Some(&model))?;
     catalog.rollback(&entry).await?;

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::App;
-use super::body::JsonBody;
+use super::body::{IgnoredBody, JsonBody};
 use super::classify::bounded;
 use crate::catalog::Entry;
 use crate::error::Error;
@@ -233,7 +233,7 @@ async fn stats(State(app): State<App>, Path(named): Path<Named>) -> Result<Json<
 
 /// OIP: list the models
 #[utoipa::path(post, path = "/v2/repository/index", tag = "compatible", responses((status = 200)))]
-pub(super) async fn index(State(app): State<App>) -> Json<Value> {
+pub(super) async fn index(State(app): State<App>, _: IgnoredBody) -> Json<Value> {
     let catalog = &app.pipeline.catalog;
     let row = |entry: &Arc<Entry>| {
         let stats = catalog.stats(entry);
@@ -257,13 +257,21 @@ fn revision(entry: &Entry) -> String {
     entry.versions().current.map_or_else(|_| String::new(), |now| now.folder.revision().to_owned())
 }
 
-async fn load(State(app): State<App>, Path(model): Path<String>) -> Result<Json<Value>, Error> {
+async fn load(
+    State(app): State<App>,
+    Path(model): Path<String>,
+    _: IgnoredBody,
+) -> Result<Json<Value>, Error> {
     let entry = app.pipeline.catalog.entry(Some(&model))?;
     app.pipeline.catalog.load(&entry).await?;
     Ok(Json(json!({})))
 }
 
-async fn unload(State(app): State<App>, Path(model): Path<String>) -> Result<Json<Value>, Error> {
+async fn unload(
+    State(app): State<App>,
+    Path(model): Path<String>,
+    _: IgnoredBody,
+) -> Result<Json<Value>, Error> {
     let entry = app.pipeline.catalog.entry(Some(&model))?;
     app.pipeline.catalog.unload(&entry);
     Ok(Json(json!({})))
