@@ -43,13 +43,20 @@ pub(crate) struct Ids {
 #[derive(Debug)]
 pub(crate) struct BoundedTokenizer {
     tokenizer: Tokenizer,
+    id_max: u32,
     runs: Runs,
 }
 
 impl BoundedTokenizer {
     pub(crate) fn new(tokenizer: Tokenizer) -> Result<Self, ModelError> {
         let runs = Runs::of(&tokenizer)?;
-        Ok(Self { tokenizer, runs })
+        let id_max = tokenizer.get_vocab(true).into_values().max().unwrap_or(0);
+        Ok(Self { tokenizer, id_max, runs })
+    }
+
+    /// The largest id that it can give.
+    pub(crate) fn id_max(&self) -> u32 {
+        self.id_max
     }
 
     pub(crate) fn tokenizer(&self) -> &Tokenizer {

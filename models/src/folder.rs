@@ -18,6 +18,7 @@ pub struct ModelFolder {
     name: String,
     path: PathBuf,
     revision: String,
+    computation: String,
     config: ModelConfig,
     labels: Labels,
     manifest: Manifest,
@@ -47,16 +48,14 @@ impl ModelFolder {
         let weights = WeightFiles::open(path)?;
         let rows = classifier_rows(&config, &weights)?;
         let labels = Labels::new(&config_json, rows, &manifest)?;
-        let mut digest = blake3::Hasher::new();
-        let manifest_bytes = std::fs::read(path.join("postsort.toml")).unwrap_or_default();
-        for part in [&config_bytes, &tokenizer_bytes, &settings.bytes, &manifest_bytes] {
-            // With its length, so that no byte can move from one file to the next unseen.
-            digest.update(&(part.len() as u64).to_le_bytes()).update(part);
-        }
-        digest.update(&weights.fingerprint);
-        let revision = digest.finalize().to_hex()[..16].to_owned();
         let tokens_max = [Some(config.tokens_max()), settings.tokens_max, manifest.tokens_max];
         let tokens_max = tokens_max.into_iter().flatten().min().unwrap_or(512);
+        let parts = [&config_bytes, &tokenizer_bytes, &settings.bytes];
+        let computation = digest(&parts, &tokens_max.to_le_bytes(), &weights.fingerprint);
+        let manifest_bytes = std::fs::read(path.join("postsort.toml")).unwrap_or_default();
+        let [config_bytes, tokenizer_bytes, settings_bytes] = parts;
+        let parts = [config_bytes, tokenizer_bytes, settings_bytes, &manifest_bytes];
+        let revision = digest(&parts, &[], &weights.fingerprint);
         let name = manifest.name.clone().unwrap_or_else(|| folder_name(path));
         let path = path.to_owned();
         let truncation_side = settings.truncation_side;
@@ -64,6 +63,7 @@ impl ModelFolder {
             name,
             path,
             revision,
+            computation,
             config,
             labels,
             manifest,
@@ -97,6 +97,13 @@ impl ModelFolder {
     #[must_use]
     pub fn revision(&self) -> &str {
         &self.revision
+    }
+
+    /// 16 hex digits that change with whatever could change the logits of a sequence; not with the
+    /// rest of the manifest.
+    #[must_use]
+    pub fn computation(&self) -> &str {
+        &self.computation
     }
 
     /// The checked `config.json`.
@@ -151,6 +158,15 @@ impl ModelFolder {
         }
         size
     }
+}
+
+/// Each part with its length, so that no byte can move from one file to the next unseen.
+fn digest(parts: &[&Vec<u8>], more: &[u8], fingerprint: &[u8]) -> String {
+    let mut digest = blake3::Hasher::new();
+    for part in parts {
+        digest.update(&(part.len() as u64).to_le_bytes()).update(part);
+    }
+    digest.update(more).update(fingerprint).finalize().to_hex()[..16].to_owned()
 }
 
 fn read_json<T: DeserializeOwned>(path: &Path) -> Result<(Vec<u8>, T), ModelError> {

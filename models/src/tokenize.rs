@@ -1,5 +1,9 @@
 //! Text to token ids: what `transformers` gives with `truncation=True`, and windows over long text.
 
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
 use tokenizers::Tokenizer;
 
 use crate::bounded::{BoundedTokenizer, Ids};
@@ -31,7 +35,7 @@ pub struct Encoded {
 /// A model's tokenizer with its limit.
 #[derive(Debug)]
 pub struct TextTokenizer {
-    bounded: BoundedTokenizer,
+    bounded: Arc<BoundedTokenizer>,
     single: Template,
     pair: Template,
     tokens_max: usize,
@@ -56,22 +60,37 @@ const SUBJECT_TOKENS_MAX: usize = 32;
 /// A pair's texts are told apart by length up to this many times what fits.
 const PAIR_LENGTHS: usize = 16;
 
+/// The tokenizer of a file; models with equal files have it in memory once.
+fn shared(path: &Path) -> Result<Arc<BoundedTokenizer>, ModelError> {
+    static OPEN: Mutex<BTreeMap<[u8; 32], Weak<BoundedTokenizer>>> = Mutex::new(BTreeMap::new());
+    let wrong = |error: tokenizers::Error| ModelError::bad_file(path, error);
+    let bytes = std::fs::read(path).map_err(|error| ModelError::io(path, error))?;
+    let digest = *blake3::hash(&bytes).as_bytes();
+    let open = || OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = open().get(&digest).and_then(Weak::upgrade) {
+        return Ok(known);
+    }
+    let mut tokenizer = Tokenizer::from_bytes(&bytes).map_err(wrong)?;
+    tokenizer.with_padding(None);
+    tokenizer.with_truncation(None).map_err(wrong)?;
+    let bounded = Arc::new(BoundedTokenizer::new(tokenizer)?);
+    let mut open = open();
+    open.retain(|_, tokenizer| tokenizer.strong_count() > 0);
+    open.insert(digest, Arc::downgrade(&bounded));
+    Ok(bounded)
+}
+
 impl TextTokenizer {
     /// Reads `tokenizer.json`. Its own truncation and padding are not used.
     pub(crate) fn open(folder: &ModelFolder) -> Result<Self, ModelError> {
         let path = folder.path().join("tokenizer.json");
-        let bytes = std::fs::read(&path).map_err(|error| ModelError::io(&path, error))?;
-        let mut tokenizer =
-            Tokenizer::from_bytes(&bytes).map_err(|error| ModelError::bad_file(&path, error))?;
-        tokenizer.with_padding(None);
-        tokenizer.with_truncation(None).map_err(|error| ModelError::bad_file(&path, error))?;
-        let (single, pair) = Template::of(&tokenizer)?;
+        let bounded = shared(&path)?;
+        let (single, pair) = Template::of(bounded.tokenizer())?;
         let tokens_max = folder.tokens_max();
         if tokens_max <= pair.added() {
             let reason = format!("{tokens_max} leaves no room beside the special tokens");
             return Err(ModelError::bad_config("max_position_embeddings", reason));
         }
-        let bounded = BoundedTokenizer::new(tokenizer)?;
         Ok(Self { bounded, single, pair, tokens_max, truncation: folder.truncation_side() })
     }
 
@@ -83,7 +102,7 @@ impl TextTokenizer {
 
     /// The largest id that it can give.
     pub(crate) fn id_max(&self) -> u32 {
-        self.bounded.tokenizer().get_vocab(true).into_values().max().unwrap_or(0)
+        self.bounded.id_max()
     }
 
     /// Encodes a text whose first `subject_bytes` are its subject. Its cost grows with

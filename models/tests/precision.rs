@@ -90,7 +90,7 @@ fn a_measurement_is_kept_and_trusted_only_whole() {
     let options = LoadOptions { calibration_dir: Some(kept.clone()), ..LoadOptions::default() };
     let unmeasured = options.resident_bytes_estimate(&folder);
     let first = Model::load(&folder, &options).expect("loads");
-    let file = kept.join(format!("{}.safetensors", folder.revision()));
+    let file = kept.join(format!("{}.safetensors", folder.computation()));
     let bytes = std::fs::read(&file).expect("kept");
     if first.engine().precision() != Precision::F32 {
         assert!(options.resident_bytes_estimate(&folder) < unmeasured, "no f32 while loading");
@@ -101,7 +101,7 @@ fn a_measurement_is_kept_and_trusted_only_whole() {
     assert_eq!(std::fs::read(&file).expect("reads"), bytes, "not measured again");
     // Damaged, or of another model: measured again, with the same result.
     let mut other = bytes.clone();
-    let at = bytes.windows(16).position(|part| part == folder.revision().as_bytes());
+    let at = bytes.windows(16).position(|part| part == folder.computation().as_bytes());
     other[at.expect("names its revision")] ^= 1;
     for damaged in [&bytes[..bytes.len() / 2], &other] {
         std::fs::write(&file, damaged).expect("writes");

@@ -133,7 +133,8 @@ impl Pipeline {
         let catalog = Catalog::open(
             config.models_dir.clone(),
             config.load_options()?,
-            config.memory_bytes_max,
+            // One thread packs a model's weights.
+            (config.memory_bytes_max, config.threads),
             config.default_model.clone(),
             &metrics,
         )?;

@@ -26,7 +26,8 @@ pub(super) fn encoder(folder: &ModelFolder) -> Result<Option<EncoderSpec>, Model
     }
     let views = Views {
         files: &folder.weights,
-        mapped: folder.weights.map()?,
+        products: folder.weights.map()?,
+        tables: folder.weights.map()?,
         prefix: config.architecture.prefix(),
         eps: config.norm_eps,
     };
@@ -88,14 +89,17 @@ fn activation(activation: Activation) -> CpuActivation {
 /// Finds tensors by the names that `transformers` gives them.
 struct Views<'a> {
     files: &'a WeightFiles,
-    mapped: MappedWeights<'a>,
+    /// Read once and let go, so that their pages do not stay with the process.
+    products: MappedWeights<'a>,
+    /// Kept mapped: read where they lie.
+    tables: MappedWeights<'a>,
     prefix: &'static str,
     eps: f64,
 }
 
 impl Views<'_> {
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<TensorView, ModelError> {
-        self.mapped.view(&resolve(self.files, self.prefix, name, shape)?)
+        self.products.view(&resolve(self.files, self.prefix, name, shape)?)
     }
 
     fn weight_and_bias(
@@ -122,6 +126,7 @@ impl Views<'_> {
     }
 
     fn table(&self, spec: &TableSpec) -> Result<TensorView, ModelError> {
-        self.tensor(&format!("{}.weight", spec.name), &[spec.rows, spec.size])
+        let (name, shape) = (format!("{}.weight", spec.name), [spec.rows, spec.size]);
+        self.tables.view(&resolve(self.files, self.prefix, &name, &shape)?)
     }
 }

@@ -48,7 +48,7 @@ pub(super) struct Subject<'a> {
 impl Subject<'_> {
     fn identity(&self) -> HashMap<String, String> {
         let own = [
-            ("revision", self.folder.revision().to_owned()),
+            ("computation", self.folder.computation().to_owned()),
             ("engine", ENGINE_VERSION.to_owned()),
             ("texts", sample_digest()),
         ];
@@ -64,7 +64,7 @@ impl Subject<'_> {
     /// Where it may lie, in the order of looking.
     fn places(&self, cache_dir: Option<&Path>) -> Vec<PathBuf> {
         let cached =
-            cache_dir.map(|dir| dir.join(format!("{}.safetensors", self.folder.revision())));
+            cache_dir.map(|dir| dir.join(format!("{}.safetensors", self.folder.computation())));
         [Some(self.folder.path().join(FILE_NAME)), cached].into_iter().flatten().collect()
     }
 

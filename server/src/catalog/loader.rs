@@ -10,7 +10,7 @@ use super::entry::Version;
 use crate::scheduler::BatchModel;
 
 /// How much lower than requests a load is scheduled where both want a CPU, as `nice` has it.
-const LOAD_NICENESS: i32 = 5;
+const LOAD_NICENESS: i32 = 15;
 
 /// A loaded model with its revision.
 #[derive(Debug)]

@@ -25,9 +25,6 @@ pub use loader::{LeasedModel, Served};
 use loader::{LoadError, Loader};
 pub use watch::Rescanned;
 
-/// Loads at once: packing is done by one thread, and requests need the others.
-const LOADS_MAX: usize = 1;
-
 /// All models by name.
 #[derive(Debug)]
 pub struct Catalog {
@@ -48,7 +45,7 @@ impl Catalog {
     pub fn open(
         models_dir: PathBuf,
         options: LoadOptions,
-        budget_bytes: u64,
+        (budget_bytes, loads_max): (u64, usize),
         default_model: Option<String>,
         metrics: &Arc<Metrics>,
     ) -> Result<Self, Error> {
@@ -66,7 +63,7 @@ impl Catalog {
             residency: Residency::new(
                 Loader { options },
                 budget_bytes,
-                LOADS_MAX,
+                loads_max,
                 Backoff::default(),
             ),
             entries: RwLock::new(entries),
