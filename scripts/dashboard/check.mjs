@@ -144,6 +144,19 @@ async function main() {
   await page.key("Enter", "Enter");
   await page.until("pinned", `${state("spam")} === 'ready · pinned'`);
 
+  // A revision on trial, and one that cannot be used.
+  const why = (model) => `document.querySelector('[data-model="${model}"] .why').textContent`;
+  const manifest = join(models, "electra/postsort.toml");
+  const ask = (path, body) => fetch(`${url}${path}`, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
+  writeFileSync(manifest, "temperature = 2.0\n");
+  await ask("/v1/models/electra/reload", { shadow: 1 });
+  await ask("/v1/classify", { model: "electra", inputs: ["one", "two"] });
+  await page.until("a trial", `/on trial: agrees on 100.*2 mails/.test(${why("electra")})`);
+  await ask("/v1/models/electra/promote", {});
+  writeFileSync(manifest, "temperature = 0\n");
+  await ask("/v1/models", {});
+  await page.until("a refusal", `/refused.*temperature/.test(${why("electra")})`);
+
   // Some traffic, so that the charts have lines; two figures make a rate.
   const traffic = async (rounds) => {
     for (let n = 0; n < rounds; n++) {
@@ -176,7 +189,7 @@ async function main() {
   children[0].removeAllListeners("exit");
   children[0].kill("SIGTERM");
   await page.until("the loss is told", "!document.querySelector('#offline').hidden");
-  console.log(`dashboard: 18 checks passed; screenshots in ${screenshots}`);
+  console.log(`dashboard: 20 checks passed; screenshots in ${screenshots}`);
 }
 
 try {

@@ -4,7 +4,7 @@ import { act } from "./api.js";
 import { h, keyed, text } from "./dom.js";
 import * as format from "./format.js";
 
-const STATES = { ready: "good", loading: "warn", failed: "bad", unloaded: "" };
+const STATES = { ready: "good", loading: "warn", failed: "bad", unloaded: "", draining: "warn" };
 
 /** The bar of the budget: each model's share, in the order of the table. */
 export function memory(bar, legend, note, metrics) {
@@ -39,7 +39,7 @@ export function table(body, metrics, rates, say) {
     const error = state === "ready" ? null : model.last_error;
     badge.className = `mark ${error ? "bad" : STATES[state]}`;
     text(badge, [state, error && state !== "failed" && "last load failed", model.pinned && "pinned"].filter(Boolean).join(" · "));
-    text(row.querySelector(".why"), error ?? "");
+    text(row.querySelector(".why"), error ?? change(model.revisions));
     const cells = [
       format.rate(rates.get(`model:${model.name}`)), seen(recent.p50_ms), seen(recent.p95_ms), seen(recent.p99_ms),
       recent.requests ? format.share(recent.error_rate) : "–",
@@ -53,6 +53,15 @@ export function table(body, metrics, rates, say) {
     load.disabled = load.busy || state === "loading";
     pin.disabled = Boolean(pin.busy);
   });
+}
+
+/** What is going on with the model's revision, if anything is. */
+function change({ last_change_error: refused, shadow }) {
+  if (refused) return `new revision refused: ${refused}`;
+  if (!shadow) return "";
+  const name = shadow.label ?? shadow.revision;
+  const agreed = shadow.mails ? `agrees on ${format.share(shadow.agreement)} of ${shadow.mails} mails` : "no mail yet";
+  return `${name} on trial: ${agreed}`;
 }
 
 function action(button, name, model) {

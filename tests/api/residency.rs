@@ -98,6 +98,39 @@ fn a_model_larger_than_the_budget_evicts_nothing() {
     assert_eq!(server.get("/v1/models/modernbert-cls").json()["state"], "ready");
 }
 
+/// Disks fail and people delete: the model that it hits fails, with its reason, and no other.
+#[test]
+fn a_folder_that_breaks_after_it_was_found_fails_alone() {
+    let dir = models_dir(&["bert", "distilbert", "electra", "roberta-f16"]);
+    let server = Server::start(options(dir.path()));
+    let path = |file: &str| dir.path().join(file);
+    let weights = std::fs::read(path("distilbert/model.safetensors")).expect("reads");
+    std::fs::write(path("distilbert/model.safetensors"), &weights[..weights.len() / 2])
+        .expect("writes");
+    std::fs::remove_dir_all(path("electra")).expect("removes");
+    // What cannot be read at all, as from a bad sector.
+    std::fs::remove_file(path("roberta-f16/model.safetensors")).expect("removes");
+    std::fs::create_dir(path("roberta-f16/model.safetensors")).expect("creates");
+    for (model, reason) in
+        [("distilbert", "truncated"), ("electra", "electra"), ("roberta-f16", "safetensors")]
+    {
+        let answer = server.classify(&json!({"model": model, "inputs": "a"}));
+        assert_eq!((answer.status, answer.code().as_str()), (503, "model_load_failed"), "{model}");
+        let found = answer.json()["error"]["details"]["reason"].to_string();
+        assert!(found.contains(reason), "{model}: {found}");
+        assert_eq!(server.classify(&json!({"model": "bert", "inputs": model})).status, 200);
+    }
+    assert_eq!(
+        server.get("/v1/models").json()["memory_used_bytes"],
+        server.get("/v1/models/bert").json()["resident_bytes"],
+        "nothing is left of what failed"
+    );
+    std::fs::write(path("distilbert/model.safetensors"), &weights).expect("writes");
+    assert_eq!(server.post("/v1/models/distilbert/unload", &json!({})).status, 200);
+    let mended = server.classify(&json!({"model": "distilbert", "inputs": "a"}));
+    assert_eq!(mended.status, 200, "unload forgets the failure: {}", mended.text);
+}
+
 /// Head and body in two packets, as many clients send them: the connection stays.
 #[test]
 fn a_body_that_says_nothing_does_not_cost_the_connection() {

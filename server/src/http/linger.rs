@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::header;
 use axum::middleware::Next;
 use axum::response::Response;
@@ -28,10 +28,11 @@ const PART: Duration = Duration::from_millis(200);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RestBytesMax(pub(super) usize);
 
-pub(super) async fn linger(
-    State(RestBytesMax(bytes_max)): State<RestBytesMax>,
+/// Answers `request`, and after a refusal reads what is left of its body.
+pub(super) async fn answered(
     request: Request,
     next: Next,
+    RestBytesMax(bytes_max): RestBytesMax,
 ) -> Response {
     let small = request.body().size_hint().upper().is_some_and(|n| n <= SENT_AT_ONCE_BYTES_MAX);
     // Who expects `100 Continue` has sent nothing yet, and would if it were read.

@@ -8,16 +8,18 @@ use axum::middleware::Next;
 use axum::response::Response;
 use http_body_util::BodyExt;
 
+use super::linger::{self, RestBytesMax};
 use crate::telemetry::{ByteCounter, HttpMetrics};
 
 pub(super) async fn measure(
-    State(http): State<Arc<HttpMetrics>>,
+    State((http, rest)): State<(Arc<HttpMetrics>, RestBytesMax)>,
     request: Request,
     next: Next,
 ) -> Response {
     let in_flight = http.begin(route(&request));
     let bytes = in_flight.request_bytes();
-    let response = next.run(request.map(|body| weighed(body, bytes))).await;
+    let request = request.map(|body| weighed(body, bytes));
+    let response = linger::answered(request, next, rest).await;
     let bytes = in_flight.response_bytes();
     in_flight.answered(response.status().as_u16());
     response.map(|body| weighed(body, bytes))

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::App;
 use super::health::{judge, memory_json, reasons};
+use super::models::Revisions;
 use crate::error::Error;
 use crate::memory::MemoryReading;
 use crate::telemetry::{Readings, Vitals};
@@ -70,6 +71,7 @@ pub(super) async fn summary(State(app): State<App>) -> Json<Value> {
                 "loads_total": stats.loads,
                 "evictions_total": stats.evictions_total(),
                 "last_error": stats.last_error,
+                "revisions": Revisions::new(catalog, entry.versions()),
                 "requests_total": totals.requests_total,
                 "failures_total": totals.failures_total,
                 "cache_hits_total": tally.cache_hits_total,

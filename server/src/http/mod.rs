@@ -130,8 +130,7 @@ pub fn router(app: App) -> Router {
         .method_not_allowed_fallback(unknown_endpoint)
         .layer(from_fn(error::in_the_protocols_own_form))
         .layer(CatchPanicLayer::custom(|_| Error::Internal.into_response()))
-        .layer(from_fn_with_state(rest, linger::linger))
-        .layer(from_fn_with_state(http_metrics, measure::measure))
+        .layer(from_fn_with_state((http_metrics, rest), measure::measure))
         .layer(from_fn_with_state(tracer, trace::trace))
         .with_state(app)
 }

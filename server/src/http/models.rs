@@ -169,7 +169,7 @@ impl ModelInfo {
 }
 
 impl Revisions {
-    fn new(catalog: &Catalog, versions: Versions) -> Self {
+    pub(super) fn new(catalog: &Catalog, versions: Versions) -> Self {
         let info = |version: &Version| RevisionInfo {
             revision: version.folder.revision().to_owned(),
             label: version.label.clone(),
