@@ -9,7 +9,6 @@ mod source;
 mod table;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -78,10 +77,11 @@ impl<S: Source> Residency<S> {
                     ended
                 }
             };
-            // An error means that the loader is gone: the next look tells.
-            if ended.changed().await.is_ok()
-                && let Some(lease) = ended.borrow().clone()?
-            {
+            if ended.changed().await.is_err() {
+                self.table.lock().call_off_abandoned(spec.key());
+                // While the runtime shuts down no load can begin, and this task has to end.
+                tokio::task::yield_now().await;
+            } else if let Some(lease) = ended.borrow().clone()? {
                 return Ok(lease);
             }
         }
@@ -149,7 +149,7 @@ impl<S: Source> Residency<S> {
         let mut table = self.table.lock();
         table.slot(key).pinned = pinned;
         // What was in the way may go now.
-        table.room.notify_waiters();
+        table.account.room.notify_waiters();
     }
 
     /// One model's state; [`ModelState::Unloaded`] for a key that was never asked for.
@@ -161,7 +161,7 @@ impl<S: Source> Residency<S> {
     /// Bytes of resident models and of reservations.
     #[must_use]
     pub fn used_bytes(&self) -> u64 {
-        self.table.lock().used_bytes.load(Ordering::SeqCst)
+        self.table.lock().used_bytes()
     }
 
     /// Bytes that all models together may take.
@@ -202,7 +202,7 @@ impl<S: Source> Load<S> {
 
     /// Room for it, before a byte of its weights is read.
     async fn reserve(&self, needed_bytes: u64) -> Result<(), ResidencyError<S::Error>> {
-        let told = Arc::clone(&self.table.lock().room);
+        let told = Arc::clone(&self.table.lock().account.room);
         loop {
             // Listening before the look, so that no word comes between the look and the wait.
             let mut room = std::pin::pin!(told.notified());

@@ -27,7 +27,9 @@ impl<M> Clone for Lease<M> {
 impl<M> Drop for Lease<M> {
     fn drop(&mut self) {
         if self.0.leases.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.0.room.notify_waiters();
+            // It can be evicted now. If it was unloaded, its room is there when its charge is given
+            // back, and that tells by itself.
+            self.0.charge.account.room.notify_waiters();
         }
     }
 }
@@ -46,14 +48,11 @@ pub(super) struct Resident<M> {
     pub(super) charge: Charge,
     pub(super) load_duration: Duration,
     leases: AtomicUsize,
-    /// Told when the model falls idle.
-    room: Arc<Notify>,
 }
 
 impl<M> Resident<M> {
-    pub(super) fn new(model: M, charge: Charge, took: Duration, room: &Arc<Notify>) -> Self {
-        let (leases, room) = (AtomicUsize::new(0), Arc::clone(room));
-        Self { model, charge, load_duration: took, leases, room }
+    pub(super) fn new(model: M, charge: Charge, load_duration: Duration) -> Self {
+        Self { model, charge, load_duration, leases: AtomicUsize::new(0) }
     }
 
     pub(super) fn leases(&self) -> usize {
@@ -61,18 +60,25 @@ impl<M> Resident<M> {
     }
 }
 
+/// The budget's account, and whoever waits for room on it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Account {
+    pub(super) used_bytes: Arc<AtomicU64>,
+    pub(super) room: Arc<Notify>,
+}
+
 /// A model's bytes on the budget's account, given back once: at eviction, or when the last lease
 /// of an unloaded model ends.
 #[derive(Debug)]
 pub(super) struct Charge {
     bytes: AtomicU64,
-    used_bytes: Arc<AtomicU64>,
+    account: Account,
 }
 
 impl Charge {
-    pub(super) fn new(bytes: u64, used_bytes: &Arc<AtomicU64>) -> Self {
-        used_bytes.fetch_add(bytes, Ordering::SeqCst);
-        Self { bytes: AtomicU64::new(bytes), used_bytes: Arc::clone(used_bytes) }
+    pub(super) fn new(bytes: u64, account: &Account) -> Self {
+        account.used_bytes.fetch_add(bytes, Ordering::SeqCst);
+        Self { bytes: AtomicU64::new(bytes), account: account.clone() }
     }
 
     pub(super) fn bytes(&self) -> u64 {
@@ -80,7 +86,9 @@ impl Charge {
     }
 
     pub(super) fn give_back(&self) {
-        self.used_bytes.fetch_sub(self.bytes.swap(0, Ordering::SeqCst), Ordering::SeqCst);
+        let bytes = self.bytes.swap(0, Ordering::SeqCst);
+        self.account.used_bytes.fetch_sub(bytes, Ordering::SeqCst);
+        self.account.room.notify_waiters();
     }
 }
 

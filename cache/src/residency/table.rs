@@ -1,14 +1,16 @@
 //! Who is in memory, under one lock.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 use super::eviction::Popularity;
-use super::resident::{Charge, EvictionReason, Lease, ModelState, ResidencyStats, Resident};
+use super::resident::{
+    Account, Charge, EvictionReason, Lease, ModelState, ResidencyStats, Resident,
+};
 use super::source::{Backoff, ResidencyError, Source};
 
 /// How long a retired model's mark is kept: longer than any request takes.
@@ -16,9 +18,7 @@ const RETIRED_KEPT: Duration = Duration::from_secs(600);
 
 pub(super) struct Table<S: Source> {
     pub(super) budget_bytes: u64,
-    pub(super) used_bytes: Arc<AtomicU64>,
-    /// Told when room may have come about.
-    pub(super) room: Arc<Notify>,
+    pub(super) account: Account,
     /// Requests so far, for any model.
     clock: u64,
     slots: HashMap<String, Slot<S>>,
@@ -87,13 +87,7 @@ pub(super) type Ended<S> =
 
 impl<S: Source> Table<S> {
     pub(super) fn new(budget_bytes: u64) -> Self {
-        Self {
-            budget_bytes,
-            used_bytes: Arc::default(),
-            room: Arc::default(),
-            clock: 0,
-            slots: HashMap::new(),
-        }
+        Self { budget_bytes, account: Account::default(), clock: 0, slots: HashMap::new() }
     }
 
     pub(super) fn slot(&mut self, key: &str) -> &mut Slot<S> {
@@ -160,7 +154,7 @@ impl<S: Source> Table<S> {
     /// Evicts the idle models that are worth least until `needed_bytes` are free. All or nothing:
     /// `None` if those in the way are in use, or still being loaded.
     fn make_room(&mut self, needed_bytes: u64) -> Option<Evicted<S>> {
-        let used_bytes = self.used_bytes.load(Ordering::SeqCst);
+        let used_bytes = self.used_bytes();
         let mut free_bytes = self.budget_bytes.saturating_sub(used_bytes);
         let (now, models) = (self.clock, self.slots.len());
         let mut idle: Vec<(f64, u64, &String)> = self
@@ -259,7 +253,7 @@ impl<S: Source> Table<S> {
     ) -> Result<Option<Evicted<S>>, ResidencyError<S::Error>> {
         self.could_fit(needed_bytes)?;
         let Some(evicted) = self.make_room(needed_bytes) else { return Ok(None) };
-        let charge = Charge::new(needed_bytes, &self.used_bytes);
+        let charge = Charge::new(needed_bytes, &self.account);
         if let Phase::Loading { reserved, .. } = &mut self.slot(key).phase {
             *reserved = Some(charge);
         }
@@ -280,6 +274,18 @@ impl<S: Source> Table<S> {
         self.slot(key).phase = Phase::Unloaded;
     }
 
+    /// The same of one whose loader is gone, as it is when the runtime shuts down.
+    pub(super) fn call_off_abandoned(&mut self, key: &str) {
+        let slot = self.slot(key);
+        if matches!(&slot.phase, Phase::Loading { ended, .. } if ended.has_changed().is_err()) {
+            slot.phase = Phase::Unloaded;
+        }
+    }
+
+    pub(super) fn used_bytes(&self) -> u64 {
+        self.account.used_bytes.load(Ordering::SeqCst)
+    }
+
     pub(super) fn finish_load(
         &mut self,
         key: &str,
@@ -287,7 +293,7 @@ impl<S: Source> Table<S> {
         took: Duration,
         backoff: Backoff,
     ) -> Option<Lease<S::Model>> {
-        let (used_bytes, room) = (Arc::clone(&self.used_bytes), Arc::clone(&self.room));
+        let account = self.account.clone();
         let slot = self.slot(key);
         slot.used_at = Instant::now();
         let mut lease = None;
@@ -299,8 +305,8 @@ impl<S: Source> Table<S> {
                 slot.last_error = None;
                 // The reservation goes before the charge comes.
                 slot.phase = Phase::Unloaded;
-                let charge = Charge::new(bytes, &used_bytes);
-                let resident = Arc::new(Resident::new(model, charge, took, &room));
+                let charge = Charge::new(bytes, &account);
+                let resident = Arc::new(Resident::new(model, charge, took));
                 lease = Some(Lease::of(&resident));
                 slot.phase = Phase::Ready(resident);
             }
@@ -311,7 +317,8 @@ impl<S: Source> Table<S> {
                 slot.phase = Phase::Failed { until: Instant::now() + wait };
             }
         }
-        room.notify_waiters();
+        // What waits may evict it, or whatever is in its way now.
+        account.room.notify_waiters();
         lease
     }
 

@@ -190,6 +190,22 @@ async fn a_load_waits_until_a_model_in_use_falls_idle() {
 }
 
 #[tokio::test]
+async fn the_room_of_an_unloaded_model_is_there_when_its_last_request_ends() {
+    let models = Arc::new(residency(20));
+    for _ in 0..200 {
+        let held = models.acquire(&spec("20-a")).await.expect("fits");
+        models.unload("20-a");
+        let waiting = Arc::clone(&models);
+        let waiting = tokio::spawn(async move { waiting.acquire(&spec("20-b")).await.is_ok() });
+        tokio::task::yield_now().await;
+        std::thread::spawn(move || drop(held));
+        let done = tokio::time::timeout(Duration::from_secs(5), waiting).await;
+        assert!(done.expect("not forgotten").expect("runs"));
+        models.unload("20-b");
+    }
+}
+
+#[tokio::test]
 async fn what_comes_out_larger_than_its_estimate_never_breaks_the_budget() {
     let models = residency(30);
     models.acquire(&spec("10-a")).await.expect("fits");

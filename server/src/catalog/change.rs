@@ -8,8 +8,8 @@ use std::sync::Arc;
 use postsort_cache::{EvictionReason, Spec};
 use postsort_models::{ModelFolder, find, open_revision};
 
-use super::Catalog;
 use super::entry::{Entry, Shadow, Version};
+use super::{Catalog, told_of};
 use crate::error::Error;
 
 /// Which revision to change to, and how.
@@ -54,8 +54,10 @@ impl Catalog {
     pub async fn promote(&self, entry: &Arc<Entry>) -> Result<(), Error> {
         let _changing = self.begin_change(entry)?;
         let shadow = entry.shadow().ok_or_else(|| conflict(entry, NO_SHADOW))?;
-        let loaded = self.acquire(entry, &shadow.version).await;
-        loaded.map(|_lease| self.switch(entry, Arc::clone(&shadow.version)))
+        let loaded = self.residency.acquire(&shadow.version).await;
+        let _lease = loaded.map_err(|error| told_of(entry, error))?;
+        self.switch(entry, Arc::clone(&shadow.version));
+        Ok(())
     }
 
     /// Gives up what is being tried; or, if nothing is, changes back to the previous revision and
@@ -91,7 +93,7 @@ impl Catalog {
     ) -> Result<(), Error> {
         self.residency.revive(version.key());
         // The lease keeps it from being evicted before anybody could use it.
-        let loaded = self.acquire(entry, &version).await;
+        let loaded = self.residency.acquire(&version).await.map_err(|error| told_of(entry, error));
         entry.change(|versions| {
             versions.last_change_error = loaded.as_ref().err().map(Error::to_string);
         });
@@ -103,7 +105,9 @@ impl Catalog {
         match shadow {
             Some(share) => {
                 let tried = Arc::new(Shadow::new(version, share));
-                if let Some(before) = entry.change(|versions| versions.shadow.replace(tried)) {
+                let key = tried.version.key().to_owned();
+                let before = entry.change(|versions| versions.shadow.replace(tried));
+                if let Some(before) = before.filter(|before| before.version.key() != key) {
                     self.retire(entry, &before.version);
                 }
             }
@@ -146,26 +150,27 @@ impl Catalog {
         pinned
     }
 
-    /// The folder of a model that is not in memory was replaced: what is there now answers.
-    /// Whether that can be read.
-    pub(super) fn take_what_is_there(&self, entry: &Entry) -> bool {
-        let Ok(_changing) = entry.changing.try_lock() else { return false };
+    /// The folder of `version`, which is not in memory, was replaced: what is there now answers.
+    /// Whether that can be read, or another revision answers anyway.
+    pub(super) async fn take_what_is_there(&self, entry: &Arc<Entry>, version: &Version) -> bool {
+        // Whoever changes the revision now may be about to take it.
+        let _changing = entry.changing.lock().await;
         let Ok(current) = entry.current() else { return false };
-        let folder = match &current.label {
-            Some(label) => open_revision(&entry.path, label),
-            None => ModelFolder::open(current.folder.path()),
+        if current.key() != version.key() {
+            return true;
+        }
+        let (path, label) = (entry.path.clone(), current.label.clone());
+        let folder_path = current.folder.path().to_owned();
+        let open = move || match &label {
+            Some(label) => open_revision(&path, label),
+            None => ModelFolder::open(&folder_path),
         };
-        let Ok(folder) = folder else { return false };
+        let Ok(Ok(folder)) = tokio::task::spawn_blocking(open).await else { return false };
         let version = entry.version(current.label.clone(), folder);
         if version.key() == current.key() {
             return false;
         }
-        self.residency.revive(version.key());
-        entry.change(|versions| {
-            versions.previous = versions.current.clone().ok();
-            versions.current = Ok(version);
-        });
-        self.retire(entry, &current);
+        self.switch(entry, version);
         true
     }
 

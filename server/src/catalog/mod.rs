@@ -118,29 +118,20 @@ impl Catalog {
     /// [`Error::Superseded`] if another revision answers by now.
     pub async fn acquire(
         &self,
-        entry: &Entry,
+        entry: &Arc<Entry>,
         version: &Arc<Version>,
     ) -> Result<Lease<Served>, Error> {
         if let Some(lease) = self.residency.lease(version.key()) {
             return Ok(lease);
         }
-        let model = || entry.name.clone();
         match self.residency.acquire(version).await {
             Ok(lease) => Ok(lease),
-            Err(ResidencyError::LargerThanBudget { needed_bytes, budget_bytes }) => {
-                Err(Error::LargerThanBudget { model: model(), needed_bytes, budget_bytes })
+            Err(ResidencyError::Failed { source_error: LoadError::Changed, .. })
+                if self.take_what_is_there(entry, version).await =>
+            {
+                Err(Error::Superseded { model: entry.name.clone() })
             }
-            Err(ResidencyError::NoRoom { needed_bytes, free_bytes }) => {
-                Err(Error::NoRoom { model: model(), needed_bytes, free_bytes })
-            }
-            Err(ResidencyError::Retired) => Err(Error::Superseded { model: model() }),
-            Err(ResidencyError::Failed { source_error, retry_after }) => {
-                if matches!(source_error, LoadError::Changed) && self.take_what_is_there(entry) {
-                    return Err(Error::Superseded { model: model() });
-                }
-                let reason = source_error.to_string();
-                Err(Error::LoadFailed { model: model(), reason, retry_after })
-            }
+            Err(error) => Err(told_of(entry, error)),
         }
     }
 
@@ -148,7 +139,7 @@ impl Catalog {
     ///
     /// # Errors
     /// As [`Self::acquire`] and [`Entry::current`].
-    pub async fn load(&self, entry: &Entry) -> Result<Lease<Served>, Error> {
+    pub async fn load(&self, entry: &Arc<Entry>) -> Result<Lease<Served>, Error> {
         loop {
             match self.acquire(entry, &entry.current()?).await {
                 Err(Error::Superseded { .. }) => {}
@@ -236,5 +227,21 @@ impl Catalog {
     #[must_use]
     pub fn budget_bytes(&self) -> u64 {
         self.residency.budget_bytes()
+    }
+}
+
+fn told_of(entry: &Entry, error: ResidencyError<LoadError>) -> Error {
+    let model = entry.name.clone();
+    match error {
+        ResidencyError::LargerThanBudget { needed_bytes, budget_bytes } => {
+            Error::LargerThanBudget { model, needed_bytes, budget_bytes }
+        }
+        ResidencyError::NoRoom { needed_bytes, free_bytes } => {
+            Error::NoRoom { model, needed_bytes, free_bytes }
+        }
+        ResidencyError::Retired => Error::Superseded { model },
+        ResidencyError::Failed { source_error, retry_after } => {
+            Error::LoadFailed { model, reason: source_error.to_string(), retry_after }
+        }
     }
 }
