@@ -125,6 +125,9 @@ pub enum Error {
         /// Why not now.
         reason: &'static str,
     },
+    /// A page of another site asks to change what is served.
+    #[error("another site's page may not change what is served")]
+    OtherSite,
     /// Another revision answers by now: the request starts over with that one.
     #[error("model `{model}` has changed its revision")]
     Superseded {
@@ -174,6 +177,7 @@ impl Error {
             Self::LargerThanBudget { .. } => "model_larger_than_budget",
             Self::UnknownRevision { .. } => "unknown_revision",
             Self::Conflict { .. } => "conflict",
+            Self::OtherSite => "other_site",
             Self::Superseded { .. } => "superseded",
             Self::Draining => "draining",
             Self::Inference { .. } => "inference_failed",

@@ -119,6 +119,31 @@ fn a_refusal_reaches_a_client_that_still_sends() {
     }
 }
 
+/// A page anywhere could make a browser beside the server unload its models.
+#[test]
+fn another_sites_page_cannot_change_what_is_served() {
+    let (server, _dir) = Server::with(&["bert"]);
+    let post = |path: &str, site: &str| {
+        let mut stream = TcpStream::connect(server.address()).expect("connects");
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 0\r\n\
+             sec-fetch-site: {site}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).expect("sends");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("an answer");
+        text.split(' ').nth(1).and_then(|status| status.parse::<u16>().ok()).expect("a status")
+    };
+    for path in ["load", "pin", "unpin", "reload", "unload", "promote", "rollback"] {
+        let path = format!("/v1/models/bert/{path}");
+        assert_eq!(post(&path, "cross-site"), 403, "{path}");
+        assert_eq!(post(&path, "same-site"), 403, "{path}");
+        assert_ne!(post(&path, "same-origin"), 403, "{path}");
+    }
+    assert_eq!(post("/v2/repository/models/bert/unload", "cross-site"), 403);
+    assert_eq!(post("/v1/models", "cross-site"), 403);
+}
+
 #[test]
 fn nul_in_a_mail_is_dropped_not_refused() {
     let (server, _dir) = Server::with(&["bert"]);

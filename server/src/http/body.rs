@@ -25,19 +25,29 @@ impl<T: DeserializeOwned> FromRequest<App> for JsonBody<T> {
     }
 }
 
-/// A JSON body, or none: then the default.
+/// Whether another site's page sent this: it could not read the answer, but would have changed what
+/// is served. Browsers say so by themselves (Fetch Metadata); programs say nothing.
+fn refuse_other_sites(headers: &HeaderMap) -> Result<(), Error> {
+    match headers.get("sec-fetch-site").map(axum::http::HeaderValue::as_bytes) {
+        None | Some(b"same-origin" | b"none") => Ok(()),
+        Some(_) => Err(Error::OtherSite),
+    }
+}
+
+/// An operator's call with a JSON body, or none: then the default.
 pub(super) struct OptionalJson<T>(pub(super) T);
 
 impl<T: DeserializeOwned + Default> FromRequest<App> for OptionalJson<T> {
     type Rejection = Error;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Error> {
+        refuse_other_sites(request.headers())?;
         let bytes = read(request.into_body(), &app.pipeline.limits).await?;
         if bytes.is_empty() { Ok(Self(T::default())) } else { parse(&bytes).map(Self) }
     }
 }
 
-/// A body that says nothing: read all the same, for a connection with an unread body is closed after
+/// An operator's call whose body says nothing: read all the same, for a connection with an unread body is closed after
 /// the answer, and with it goes the client's next request.
 pub(super) struct IgnoredBody;
 
@@ -45,6 +55,7 @@ impl FromRequest<App> for IgnoredBody {
     type Rejection = Error;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Error> {
+        refuse_other_sites(request.headers())?;
         read(request.into_body(), &app.pipeline.limits).await.map(|_| Self)
     }
 }

@@ -19,6 +19,7 @@ impl Error {
             | Self::UnknownModel { .. }
             | Self::UnknownRevision { .. } => StatusCode::NOT_FOUND,
             Self::Conflict { .. } => StatusCode::CONFLICT,
+            Self::OtherSite => StatusCode::FORBIDDEN,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Unusable { .. } => StatusCode::UNPROCESSABLE_ENTITY,
@@ -67,7 +68,7 @@ impl Error {
             Self::LargerThanBudget { model, needed_bytes, budget_bytes } => {
                 json!({"model": model, "needed_bytes": needed_bytes, "budget_bytes": budget_bytes})
             }
-            Self::Draining | Self::Internal | Self::Setup { .. } => json!({}),
+            Self::OtherSite | Self::Draining | Self::Internal | Self::Setup { .. } => json!({}),
         }
     }
 
@@ -89,6 +90,7 @@ impl Error {
             | Self::UnknownModel { .. }
             | Self::UnknownRevision { .. }
             | Self::Conflict { .. }
+            | Self::OtherSite
             | Self::UnsupportedMediaType { .. }
             | Self::BodyTimeout { .. } => "validation",
             Self::Unusable { .. } => "tokenizer",

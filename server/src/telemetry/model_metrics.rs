@@ -73,6 +73,7 @@ impl From<&Error> for Outcome {
             | Error::UnknownModel { .. }
             | Error::UnknownRevision { .. }
             | Error::Conflict { .. }
+            | Error::OtherSite
             | Error::TooLarge { .. }
             | Error::UnsupportedMediaType { .. }
             | Error::BodyTimeout { .. }
