@@ -59,9 +59,9 @@ pub fn model_paths(models_dir: &Path) -> Result<Vec<PathBuf>, ModelError> {
     let io = |error| ModelError::io(models_dir, error);
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(models_dir).map_err(io)? {
-        let path = entry.map_err(io)?.path();
-        if path.is_dir() {
-            paths.push(path);
+        let entry = entry.map_err(io)?;
+        if !is_hidden(&entry) && entry.path().is_dir() {
+            paths.push(entry.path());
         }
     }
     Ok(paths)
@@ -153,6 +153,11 @@ pub fn stamp(path: &Path) -> Stamp {
     Stamp(hasher.finish())
 }
 
+/// Where copies in the making and caches lie.
+fn is_hidden(entry: &std::fs::DirEntry) -> bool {
+    entry.file_name().as_encoded_bytes().starts_with(b".")
+}
+
 fn is_model(path: &Path) -> bool {
     path.join("config.json").is_file()
 }
@@ -162,7 +167,8 @@ fn revisions(path: &Path) -> Vec<String> {
         .into_iter()
         .flatten()
         .flatten()
-        .filter(|entry| entry.file_name() != "current" && is_model(&entry.path()))
+        .filter(|entry| entry.file_name() != "current" && !is_hidden(entry))
+        .filter(|entry| is_model(&entry.path()))
         .filter_map(|entry| entry.file_name().into_string().ok())
         .collect();
     labels.sort_by_cached_key(|label| natural(label));

@@ -227,7 +227,7 @@ impl Request {
             let version = self.entry.current()?;
             match self.answer_by(&version, &texts).await {
                 // Another one took its place before this request had a lease on it.
-                Err(Error::Superseded { .. }) => {}
+                Err(Error::Superseded { .. }) => tokio::task::yield_now().await,
                 answers => return answers.map(|answers| (version, answers)),
             }
         }

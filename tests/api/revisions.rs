@@ -201,6 +201,46 @@ fn a_revision_is_tried_before_it_answers() {
     assert_eq!((ask(&server, "bye").1.as_str(), shadow()), ("ham", Value::Null));
 }
 
+/// Whoever asks while a model is taken away gets an answer or a clear error, and it can come back.
+#[test]
+fn a_model_that_is_removed_under_load_and_comes_back() {
+    let dir = models_dir(&["bert"]);
+    leaning(&dir.path().join("mail"), 0);
+    let server = Server::start(options(dir.path()));
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..4)
+            .map(|client| {
+                let (server, over) = (&server, &over);
+                scope.spawn(move || {
+                    let mut seen = std::collections::BTreeSet::new();
+                    for n in 0.. {
+                        if over.load(Ordering::Relaxed) {
+                            break;
+                        }
+                        let asked = json!({"model": "mail", "inputs": format!("{client} {n}")});
+                        seen.insert(server.classify(&asked).status);
+                    }
+                    seen
+                })
+            })
+            .collect();
+        for _ in 0..10 {
+            std::fs::rename(dir.path().join("mail"), dir.path().join(".away")).expect("renames");
+            assert_eq!(server.post("/v1/models", &json!({})).json()["removed"], json!(["mail"]));
+            std::fs::rename(dir.path().join(".away"), dir.path().join("mail")).expect("renames");
+            assert_eq!(server.post("/v1/models", &json!({})).json()["added"], json!(["mail"]));
+            assert_eq!(ask(&server, "hello").1, "ham");
+        }
+        over.store(true, Ordering::Relaxed);
+        for client in clients {
+            let seen = client.join().expect("answers");
+            assert!(seen.iter().all(|status| matches!(status, 200 | 404 | 503)), "{seen:?}");
+        }
+    });
+    assert_eq!(server.classify(&json!({"model": "bert", "inputs": "a"})).status, 200);
+}
+
 /// Twenty changes under load: no request fails, none is answered by two revisions.
 #[test]
 fn no_request_fails_or_is_mixed_while_revisions_change() {

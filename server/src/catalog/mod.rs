@@ -142,7 +142,7 @@ impl Catalog {
     pub async fn load(&self, entry: &Arc<Entry>) -> Result<Lease<Served>, Error> {
         loop {
             match self.acquire(entry, &entry.current()?).await {
-                Err(Error::Superseded { .. }) => {}
+                Err(Error::Superseded { .. }) => tokio::task::yield_now().await,
                 loaded => return loaded,
             }
         }

@@ -98,6 +98,10 @@ impl Catalog {
                 Some(entry) => self.follow(&entry, found, &mut changes).await,
                 None => {
                     let entry = Arc::new(Entry::new(found, &self.metrics));
+                    // It may be one that was removed, come back as it was.
+                    if let Ok(version) = entry.versions().current {
+                        self.residency.revive(version.key());
+                    }
                     changes.added.push(entry.name.clone());
                     self.entries.write().insert(entry.name.clone(), Arc::clone(&entry));
                     self.pin_as_the_manifest_says(&entry);
@@ -151,9 +155,12 @@ impl Catalog {
             return;
         }
         self.entries.write().remove(&entry.name);
-        let versions = entry.versions();
-        let shadow = versions.shadow.map(|shadow| Arc::clone(&shadow.version));
-        for version in versions.current.iter().chain(&shadow) {
+        // Requests that have the entry and no lease yet must not meet a retired revision for ever.
+        let (current, shadow) = entry.change(|versions| {
+            let gone = Err("its folder was removed".to_owned());
+            (std::mem::replace(&mut versions.current, gone).ok(), versions.shadow.take())
+        });
+        for version in shadow.iter().map(|shadow| &shadow.version).chain(&current) {
             self.retire(entry, version);
         }
         entry.metrics.removed();
