@@ -82,6 +82,8 @@ impl HubClient {
             .http_status_as_error(false)
             .timeout_connect(Some(Duration::from_secs(15)))
             .timeout_recv_response(Some(Duration::from_secs(60)))
+            // A transfer that hangs is taken up again where it was.
+            .timeout_recv_body(Some(Duration::from_secs(600)))
             .build()
             .into();
         let endpoint = endpoint.trim_end_matches('/').to_owned();

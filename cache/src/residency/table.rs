@@ -232,8 +232,9 @@ impl<S: Source> Table<S> {
         resident
     }
 
-    /// A retired model may be loaded again.
+    /// A retired model may be loaded again, at once.
     pub(super) fn revive(&mut self, key: &str) {
+        self.forget_failure(key);
         self.slot(key).retired = false;
     }
 
