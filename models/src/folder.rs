@@ -50,12 +50,15 @@ impl ModelFolder {
         let labels = Labels::new(&config_json, rows, &manifest)?;
         let tokens_max = [Some(config.tokens_max()), settings.tokens_max, manifest.tokens_max];
         let tokens_max = tokens_max.into_iter().flatten().min().unwrap_or(512);
-        let parts = [&config_bytes, &tokenizer_bytes, &settings.bytes];
-        let computation = digest(&parts, &tokens_max.to_le_bytes(), &weights.fingerprint);
-        let manifest_bytes = std::fs::read(path.join("postsort.toml")).unwrap_or_default();
-        let [config_bytes, tokenizer_bytes, settings_bytes] = parts;
-        let parts = [config_bytes, tokenizer_bytes, settings_bytes, &manifest_bytes];
-        let revision = digest(&parts, &[], &weights.fingerprint);
+        let mut files = blake3::Hasher::new();
+        for part in [&config_bytes, &tokenizer_bytes, &settings.bytes] {
+            add_part(&mut files, part);
+        }
+        let mut computation = files.clone();
+        computation.update(&tokens_max.to_le_bytes());
+        let computation = finished(computation, &weights);
+        add_part(&mut files, &std::fs::read(path.join("postsort.toml")).unwrap_or_default());
+        let revision = finished(files, &weights);
         let name = manifest.name.clone().unwrap_or_else(|| folder_name(path));
         let path = path.to_owned();
         let truncation_side = settings.truncation_side;
@@ -97,6 +100,14 @@ impl ModelFolder {
     #[must_use]
     pub fn revision(&self) -> &str {
         &self.revision
+    }
+
+    /// Whether what is on disk now is what was read.
+    ///
+    /// # Errors
+    /// It cannot be read any more; see [`Self::open`].
+    pub fn is_unchanged(&self) -> Result<bool, ModelError> {
+        Ok(Self::open(&self.path)?.revision == self.revision)
     }
 
     /// 16 hex digits that change with whatever could change the logits of a sequence; not with the
@@ -160,13 +171,13 @@ impl ModelFolder {
     }
 }
 
-/// Each part with its length, so that no byte can move from one file to the next unseen.
-fn digest(parts: &[&Vec<u8>], more: &[u8], fingerprint: &[u8]) -> String {
-    let mut digest = blake3::Hasher::new();
-    for part in parts {
-        digest.update(&(part.len() as u64).to_le_bytes()).update(part);
-    }
-    digest.update(more).update(fingerprint).finalize().to_hex()[..16].to_owned()
+/// With its length, so that no byte can move from one file to the next unseen.
+fn add_part(digest: &mut blake3::Hasher, part: &[u8]) {
+    digest.update(&(part.len() as u64).to_le_bytes()).update(part);
+}
+
+fn finished(mut digest: blake3::Hasher, weights: &WeightFiles) -> String {
+    digest.update(&weights.fingerprint).finalize().to_hex()[..16].to_owned()
 }
 
 fn read_json<T: DeserializeOwned>(path: &Path) -> Result<(Vec<u8>, T), ModelError> {

@@ -80,29 +80,25 @@ pub fn find(path: &Path) -> Option<Found> {
     if revisions.is_empty() {
         return not_fetched(path);
     }
+    let candidates = match current(path) {
+        Some(label) => vec![label],
+        None => revisions.iter().rev().cloned().collect(),
+    };
     let (mut unreadable, mut chosen) = (Vec::new(), None);
-    match current(path) {
-        Some(label) => chosen = Some((label.clone(), open_revision(path, &label))),
-        None => {
-            for label in revisions.iter().rev() {
-                match open_revision(path, label) {
-                    Ok(folder) => {
-                        chosen = Some((label.clone(), Ok(folder)));
-                        break;
-                    }
-                    Err(error) => unreadable.push((label.clone(), error)),
-                }
+    for label in candidates {
+        match open_revision(path, &label) {
+            Ok(folder) => {
+                chosen = Some((label, Ok(folder)));
+                break;
             }
+            Err(error) => unreadable.push((label, error)),
         }
     }
-    let (label, folder) = match chosen {
-        Some((label, folder)) => (label, folder),
-        // None can be read: the last one says why.
-        None => {
-            let (label, error) = unreadable.remove(0);
-            (label, Err(error))
-        }
-    };
+    // None can be read: the first one that was tried says why.
+    let (label, folder) = chosen.unwrap_or_else(|| {
+        let (label, error) = unreadable.remove(0);
+        (label, Err(error))
+    });
     let name = folder.as_ref().map_or_else(|_| folder_name(path), |f| f.name().to_owned());
     Some(Found { name, path: path.to_owned(), revisions, label: Some(label), folder, unreadable })
 }

@@ -79,6 +79,8 @@ fn the_last_revision_answers_until_another_is_chosen() {
     assert_eq!(ask(&server, "hello").1, "list");
     let text = server.get("/metrics").text;
     assert_eq!(metric(&text, "postsort_model_switches_total{model=\"mail\"}"), 3.0);
+    let loads = server.get("/v1/models/mail").json()["loads"].clone();
+    assert_eq!(loads, 4, "v10, v9, v10 again and v11, each counted once");
 
     for (body, status, code) in [
         (json!({"revision": "v8"}), 404, "unknown_revision"),

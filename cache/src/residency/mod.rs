@@ -122,14 +122,14 @@ impl<S: Source> Residency<S> {
     }
 
     /// As [`Self::unload`], and nobody is given the model again until [`Self::revive`]: another
-    /// revision takes its place. Whether it was pinned.
-    pub fn retire(&self, key: &str) -> bool {
+    /// revision takes its place. What it was until now; its counts begin anew.
+    pub fn retire(&self, key: &str) -> ResidencyStats<S::Error> {
         let mut table = self.table.lock();
-        let pinned = table.slot(key).pinned;
+        let stats = table.stats(key);
         let resident = table.retire(key);
         drop(table);
         drop(resident);
-        pinned
+        stats
     }
 
     /// A retired model may be loaded again.

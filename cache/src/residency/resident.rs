@@ -154,14 +154,6 @@ impl EvictionReason {
     }
 }
 
-impl<E> ResidencyStats<E> {
-    /// Times it was dropped without anybody's asking.
-    #[must_use]
-    pub fn evictions_total(&self) -> u64 {
-        self.evictions.iter().sum()
-    }
-}
-
 /// A model's share of memory and its history.
 #[derive(Clone, Debug)]
 pub struct ResidencyStats<E> {
@@ -181,4 +173,12 @@ pub struct ResidencyStats<E> {
     pub load_duration: Option<Duration>,
     /// The last failure, until a load succeeds.
     pub last_error: Option<E>,
+}
+
+impl<E> ResidencyStats<E> {
+    /// Times it was dropped without anybody's asking.
+    #[must_use]
+    pub fn evictions_total(&self) -> u64 {
+        self.evictions.iter().sum()
+    }
 }

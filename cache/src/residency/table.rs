@@ -160,9 +160,8 @@ impl<S: Source> Table<S> {
         let mut idle: Vec<(f64, u64, &String)> = self
             .slots
             .iter()
-            .filter(|(_, slot)| !slot.pinned && slot.is_idle())
             .filter_map(|(key, slot)| {
-                let Phase::Ready(resident) = &slot.phase else { return None };
+                let resident = slot.evictable()?;
                 let (bytes, load) = (resident.charge.bytes(), resident.load_duration);
                 Some((slot.popularity.worth(now, models, bytes, load), bytes, key))
             })
@@ -184,7 +183,7 @@ impl<S: Source> Table<S> {
 
     /// Idle models that nobody asked for since `before`.
     pub(super) fn evict_unused(&mut self, before: Instant) -> Evicted<S> {
-        let unused = |slot: &Slot<S>| !slot.pinned && slot.is_idle() && slot.used_at < before;
+        let unused = |slot: &Slot<S>| slot.used_at < before && slot.evictable().is_some();
         let keys: Vec<String> = self
             .slots
             .iter()
@@ -207,11 +206,9 @@ impl<S: Source> Table<S> {
     /// Drops the model once its leases end. Whether it was in memory.
     pub(super) fn take_resident(&mut self, key: &str) -> Option<Arc<Resident<S::Model>>> {
         let slot = self.slots.get_mut(key)?;
-        if !matches!(slot.phase, Phase::Ready(_)) {
-            return None;
-        }
-        let phase = std::mem::replace(&mut slot.phase, Phase::Unloaded);
-        let Phase::Ready(resident) = phase else { return None };
+        let Phase::Ready(resident) = &slot.phase else { return None };
+        let resident = Arc::clone(resident);
+        slot.phase = Phase::Unloaded;
         slot.draining = Arc::downgrade(&resident);
         Some(resident)
     }
@@ -229,6 +226,7 @@ impl<S: Source> Table<S> {
         let resident = self.take_resident(key);
         let slot = self.slot(key);
         (slot.pinned, slot.retired, slot.used_at) = (false, true, Instant::now());
+        (slot.loads, slot.evictions) = (0, [0; EvictionReason::ALL.len()]);
         resident
     }
 
@@ -336,8 +334,12 @@ impl<S: Source> Slot<S> {
         }
     }
 
-    fn is_idle(&self) -> bool {
-        matches!(&self.phase, Phase::Ready(resident) if resident.leases() == 0)
+    /// In memory, and neither pinned nor in use.
+    fn evictable(&self) -> Option<&Resident<S::Model>> {
+        match &self.phase {
+            Phase::Ready(resident) if !self.pinned && resident.leases() == 0 => Some(resident),
+            _ => None,
+        }
     }
 
     fn stats(&self) -> ResidencyStats<S::Error> {

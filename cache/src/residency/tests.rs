@@ -224,7 +224,7 @@ async fn a_retired_model_is_drained_and_never_leased_again() {
     let models = residency(100);
     let lease = models.acquire(&spec("10-a")).await.expect("fits");
     models.set_pinned("10-a", true);
-    assert!(models.retire("10-a"), "it was pinned");
+    assert!(models.retire("10-a").pinned, "it was pinned");
     let stats = models.stats("10-a");
     assert_eq!((stats.state, stats.leases), (ModelState::Draining, 1));
     let error = models.acquire(&spec("10-a")).await.expect_err("retired");

@@ -73,10 +73,9 @@ impl Catalog {
             return Ok(());
         }
         let previous = entry.versions().previous.ok_or_else(|| conflict(entry, NO_PREVIOUS))?;
-        let (path, revision) =
-            (previous.folder.path().to_owned(), previous.folder.revision().to_owned());
-        let open = move || ModelFolder::open(&path).is_ok_and(|now| now.revision() == revision);
-        if !tokio::task::spawn_blocking(open).await.unwrap_or(false) {
+        let version = Arc::clone(&previous);
+        let is_there = move || version.folder.is_unchanged().unwrap_or(false);
+        if !tokio::task::spawn_blocking(is_there).await.unwrap_or(false) {
             return Err(conflict(entry, CHANGED));
         }
         self.beside(entry, previous, None).await?;
@@ -99,7 +98,7 @@ impl Catalog {
         });
         if let Err(error) = loaded {
             tracing::error!(model = entry.name, %error, "the new revision is not taken");
-            self.residency.retire(version.key());
+            self.retire(entry, &version);
             return Err(error);
         }
         match shadow {
@@ -140,14 +139,13 @@ impl Catalog {
 
     /// Whether it was pinned.
     pub(super) fn retire(&self, entry: &Entry, version: &Version) -> bool {
-        let stats = self.residency.stats(version.key());
-        let pinned = self.residency.retire(version.key());
+        let stats = self.residency.retire(version.key());
         let mut past = entry.past.lock();
         past.loads += stats.loads;
         for reason in EvictionReason::ALL {
             past.evictions[reason as usize] += stats.evictions[reason as usize];
         }
-        pinned
+        stats.pinned
     }
 
     /// The folder of `version`, which is not in memory, was replaced: what is there now answers.

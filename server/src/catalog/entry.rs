@@ -132,6 +132,11 @@ impl Entry {
         })
     }
 
+    /// Whether the manifest asks for it to be in memory always.
+    pub(super) fn is_pinned_by_manifest(&self) -> bool {
+        self.current().is_ok_and(|version| version.folder.manifest().pinned)
+    }
+
     /// What is tried beside it.
     #[must_use]
     pub fn shadow(&self) -> Option<Arc<Shadow>> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use postsort_cache::{Lease, Source};
-use postsort_models::{Encoding, LoadOptions, Model, ModelError, ModelFolder};
+use postsort_models::{Encoding, LoadOptions, Model, ModelError};
 
 use super::entry::Version;
 use crate::scheduler::BatchModel;
@@ -49,12 +49,10 @@ impl Loader {
     fn read(&self, version: &Version) -> Result<Model, LoadError> {
         // Where tensors lie was read when the folder was found: what has replaced it since would
         // be read at the wrong places.
-        let now = ModelFolder::open(version.folder.path());
-        if now.as_ref().is_ok_and(|now| now.revision() != version.folder.revision()) {
+        let broken = |error: ModelError| LoadError::Broken(error.to_string());
+        if !version.folder.is_unchanged().map_err(broken)? {
             return Err(LoadError::Changed);
         }
-        let broken = |error: ModelError| LoadError::Broken(error.to_string());
-        now.map_err(broken)?;
         let model = Model::load(&version.folder, &self.options).map_err(broken)?;
         model.warm_up().map_err(broken)?;
         Ok(model)

@@ -121,9 +121,6 @@ impl Catalog {
         entry: &Arc<Entry>,
         version: &Arc<Version>,
     ) -> Result<Lease<Served>, Error> {
-        if let Some(lease) = self.residency.lease(version.key()) {
-            return Ok(lease);
-        }
         match self.residency.acquire(version).await {
             Ok(lease) => Ok(lease),
             Err(ResidencyError::Failed { source_error: LoadError::Changed, .. })
@@ -151,23 +148,23 @@ impl Catalog {
     /// The model if it is in memory. Looking does not count as use.
     #[must_use]
     pub fn resident(&self, entry: &Entry) -> Option<Lease<Served>> {
-        self.residency.peek(entry.versions().current.ok()?.key())
+        self.residency.peek(entry.current().ok()?.key())
     }
 
     /// Drops the model from memory when its last request ends. Whether it was there.
     pub fn unload(&self, entry: &Entry) -> bool {
-        entry.versions().current.is_ok_and(|version| self.residency.unload(version.key()))
+        entry.current().is_ok_and(|version| self.residency.unload(version.key()))
     }
 
     /// Keeps the model from being evicted, or allows it.
     pub fn set_pinned(&self, entry: &Entry, pinned: bool) {
-        if let Ok(version) = entry.versions().current {
+        if let Ok(version) = entry.current() {
             self.residency.set_pinned(version.key(), pinned);
         }
     }
 
     fn pin_as_the_manifest_says(&self, entry: &Entry) {
-        if entry.versions().current.is_ok_and(|version| version.folder.manifest().pinned) {
+        if entry.is_pinned_by_manifest() {
             self.set_pinned(entry, true);
         }
     }
@@ -175,10 +172,8 @@ impl Catalog {
     /// Models whose manifest asks to be in memory from the start.
     #[must_use]
     pub fn pinned_by_manifest(&self) -> Vec<String> {
-        let pinned = |entry: &Arc<Entry>| {
-            entry.versions().current.is_ok_and(|version| version.folder.manifest().pinned)
-        };
-        self.entries().into_iter().filter(pinned).map(|entry| entry.name.clone()).collect()
+        let pinned = self.entries().into_iter().filter(|entry| entry.is_pinned_by_manifest());
+        pinned.map(|entry| entry.name.clone()).collect()
     }
 
     /// Drops idle models that nobody asked for in this time.

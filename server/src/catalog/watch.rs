@@ -99,7 +99,7 @@ impl Catalog {
                 None => {
                     let entry = Arc::new(Entry::new(found, &self.metrics));
                     // It may be one that was removed, come back as it was.
-                    if let Ok(version) = entry.versions().current {
+                    if let Ok(version) = entry.current() {
                         self.residency.revive(version.key());
                     }
                     changes.added.push(entry.name.clone());

@@ -37,17 +37,16 @@ impl Preload {
     /// One after the other: loading is bound by the processor. Stops at the first that fails, so
     /// that a deployment does.
     pub(super) fn run(self) -> Result<(), Error> {
-        if let Some(dir) = &self.fetch_into {
-            let fetched = self.fetch(dir)?;
-            if self.fetch_only {
-                return Ok(());
-            }
-            self.wait()?;
-            if fetched {
-                call(&self.server.server, "/v1/models", Some(&json!({})))?;
-            }
-        } else {
-            self.wait()?;
+        let fetched = match &self.fetch_into {
+            Some(dir) => self.fetch(dir)?,
+            None => false,
+        };
+        if self.fetch_only {
+            return Ok(());
+        }
+        self.wait()?;
+        if fetched {
+            call(&self.server.server, "/v1/models", Some(&json!({})))?;
         }
         let bar = bar("{prefix:.bold} {wide_bar} {pos}/{len} {elapsed}", self.models.len() as u64);
         bar.set_prefix("loading");

@@ -2,7 +2,7 @@
 
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, Request};
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 
@@ -25,13 +25,15 @@ impl<T: DeserializeOwned> FromRequest<App> for JsonBody<T> {
     }
 }
 
-/// Whether another site's page sent this: it could not read the answer, but would have changed what
-/// is served. Browsers say so by themselves (Fetch Metadata); programs say nothing.
-fn refuse_other_sites(headers: &HeaderMap) -> Result<(), Error> {
-    match headers.get("sec-fetch-site").map(axum::http::HeaderValue::as_bytes) {
-        None | Some(b"same-origin" | b"none") => Ok(()),
-        Some(_) => Err(Error::OtherSite),
+/// The body of a call that changes what is served. Refused if another site's page sent it: that
+/// could not read the answer, but would have changed things all the same. Browsers say so by
+/// themselves (Fetch Metadata); programs say nothing.
+async fn operators_body(request: Request, app: &App) -> Result<Bytes, Error> {
+    match request.headers().get("sec-fetch-site").map(HeaderValue::as_bytes) {
+        None | Some(b"same-origin" | b"none") => {}
+        Some(_) => return Err(Error::OtherSite),
     }
+    read(request.into_body(), &app.pipeline.limits).await
 }
 
 /// An operator's call with a JSON body, or none: then the default.
@@ -41,22 +43,20 @@ impl<T: DeserializeOwned + Default> FromRequest<App> for OptionalJson<T> {
     type Rejection = Error;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Error> {
-        refuse_other_sites(request.headers())?;
-        let bytes = read(request.into_body(), &app.pipeline.limits).await?;
+        let bytes = operators_body(request, app).await?;
         if bytes.is_empty() { Ok(Self(T::default())) } else { parse(&bytes).map(Self) }
     }
 }
 
-/// An operator's call whose body says nothing: read all the same, for a connection with an unread body is closed after
-/// the answer, and with it goes the client's next request.
+/// An operator's call whose body says nothing: read all the same, for a connection with an unread
+/// body is closed after the answer, and with it goes the client's next request.
 pub(super) struct IgnoredBody;
 
 impl FromRequest<App> for IgnoredBody {
     type Rejection = Error;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Error> {
-        refuse_other_sites(request.headers())?;
-        read(request.into_body(), &app.pipeline.limits).await.map(|_| Self)
+        operators_body(request, app).await.map(|_| Self)
     }
 }
 

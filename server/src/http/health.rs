@@ -27,8 +27,7 @@ pub(super) async fn readyz(State(app): State<App>) -> Response {
 
 /// Why the server cannot answer; nothing if it can.
 pub(super) fn reasons(app: &App) -> Vec<&'static str> {
-    let usable =
-        app.pipeline.catalog.entries().iter().any(|entry| entry.versions().current.is_ok());
+    let usable = app.pipeline.catalog.entries().iter().any(|entry| entry.current().is_ok());
     let checks = [
         (app.life.is_draining(), "the server is shutting down"),
         (!app.life.is_preloaded(), "models to preload are being loaded"),

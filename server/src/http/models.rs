@@ -217,12 +217,15 @@ pub(super) async fn list(State(app): State<App>) -> Json<ModelList> {
 
 type Shown = Result<Json<ModelInfo>, Error>;
 
+fn shown(app: &App, entry: &Entry) -> Shown {
+    Ok(Json(ModelInfo::new(&app.pipeline.catalog, entry)))
+}
+
 /// Show a model
 #[utoipa::path(get, path = "/v1/models/{model}", tag = "models",
     responses((status = 200, body = ModelInfo), (status = 404)))]
 pub(super) async fn show(State(app): State<App>, Path(model): Path<String>) -> Shown {
-    let catalog = &app.pipeline.catalog;
-    Ok(Json(ModelInfo::new(catalog, &*catalog.entry(Some(&model))?)))
+    shown(&app, &*app.pipeline.catalog.entry(Some(&model))?)
 }
 
 /// Load a model; answers when it is ready
@@ -236,7 +239,7 @@ pub(super) async fn load(
     let catalog = &app.pipeline.catalog;
     let entry = catalog.entry(Some(&model))?;
     drop(catalog.load(&entry).await?);
-    Ok(Json(ModelInfo::new(catalog, &entry)))
+    shown(&app, &entry)
 }
 
 /// Drop a model from memory when its last request ends
@@ -250,7 +253,7 @@ pub(super) async fn unload(
     let catalog = &app.pipeline.catalog;
     let entry = catalog.entry(Some(&model))?;
     catalog.unload(&entry);
-    Ok(Json(ModelInfo::new(catalog, &entry)))
+    shown(&app, &entry)
 }
 
 /// Keep a model from being evicted
@@ -279,7 +282,7 @@ fn set_pinned(app: &App, model: &str, pinned: bool) -> Shown {
     let catalog = &app.pipeline.catalog;
     let entry = catalog.entry(Some(model))?;
     catalog.set_pinned(&entry, pinned);
-    Ok(Json(ModelInfo::new(catalog, &entry)))
+    shown(app, &entry)
 }
 
 /// Read the models folder again: new, changed and removed models
@@ -317,7 +320,7 @@ pub(super) async fn reload(
     let catalog = &app.pipeline.catalog;
     let entry = catalog.entry(Some(&model))?;
     catalog.reload(&entry, Choice { revision: call.revision, shadow: call.shadow }).await?;
-    Ok(Json(ModelInfo::new(catalog, &entry)))
+    shown(&app, &entry)
 }
 
 /// Let the revision on trial answer
@@ -331,7 +334,7 @@ pub(super) async fn promote(
     let catalog = &app.pipeline.catalog;
     let entry = catalog.entry(Some(&model))?;
     catalog.promote(&entry).await?;
-    Ok(Json(ModelInfo::new(catalog, &entry)))
+    shown(&app, &entry)
 }
 
 /// Give up the revision on trial, or change back to the previous one and stay there
@@ -345,5 +348,5 @@ pub(super) async fn rollback(
     let catalog = &app.pipeline.catalog;
     let entry = catalog.entry(Some(&model))?;
     catalog.rollback(&entry).await?;
-    Ok(Json(ModelInfo::new(catalog, &entry)))
+    shown(&app, &entry)
 }

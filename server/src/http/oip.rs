@@ -49,7 +49,7 @@ impl Named {
     /// The entry; a version that is not the one served is unknown.
     fn entry(&self, app: &App) -> Result<Arc<Entry>, Error> {
         let entry = app.pipeline.catalog.entry(Some(&self.model))?;
-        match (&self.version, entry.versions().current) {
+        match (&self.version, entry.current()) {
             (Some(version), Ok(current)) if version != current.folder.revision() => {
                 Err(Error::unknown_model(&format!("{}/{version}", self.model)))
             }
@@ -254,7 +254,7 @@ pub(super) async fn index(State(app): State<App>, _: IgnoredBody) -> Json<Value>
 }
 
 fn revision(entry: &Entry) -> String {
-    entry.versions().current.map_or_else(|_| String::new(), |now| now.folder.revision().to_owned())
+    entry.current().map_or_else(|_| String::new(), |now| now.folder.revision().to_owned())
 }
 
 async fn load(

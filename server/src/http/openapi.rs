@@ -11,8 +11,9 @@ use super::{App, classify, health, metrics, models, oip, tei};
     info(title = "Postsort", description = "Inference server for the small models that read e-mail"),
     paths(
         classify::classify, models::list, models::show, models::load, models::unload, models::pin,
-        models::unpin, models::rescan, models::reload, models::promote, models::rollback, tei::predict, tei::predict_by, tei::info, oip::server, oip::metadata,
-        oip::infer, oip::index, health::livez, health::readyz, health::health, metrics::metrics,
+        models::unpin, models::rescan, models::reload, models::promote, models::rollback,
+        tei::predict, tei::predict_by, tei::info, oip::server, oip::metadata, oip::infer,
+        oip::index, health::livez, health::readyz, health::health, metrics::metrics,
         metrics::summary,
     ),
     tags(
