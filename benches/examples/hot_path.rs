@@ -41,7 +41,7 @@ fn main() {
             let digest =
                 || Digester::new().field(b"0123456789abcdef").field(MAIL.as_bytes()).finish();
             let results = ResultCache::new(1 << 20);
-            if let Claim::Lead(lead) = results.claim(digest()) {
+            if let Claim::Lead(lead) = results.claim(digest(), 1) {
                 lead.fulfil(&Arc::new(Logits([0.5, -0.5].into())));
             }
             repeat(times, || results.get(black_box(digest())).is_some())

@@ -60,8 +60,14 @@ struct Flights<V> {
     evictions: Arc<AtomicU64>,
 }
 
-/// Those who wait for a computation, by its key.
-type Waiting<V> = HashMap<Digest, Vec<oneshot::Sender<Arc<V>>>, BuildHasherDefault<DigestHasher>>;
+/// Computations under way, by key.
+type Waiting<V> = HashMap<Digest, Flight<V>, BuildHasherDefault<DigestHasher>>;
+
+/// One computation, or several of growing urgency: the first to end answers all.
+struct Flight<V> {
+    urgency: u8,
+    waiters: Vec<oneshot::Sender<Arc<V>>>,
+}
 
 /// A digest is already uniform: its low half is the hash.
 #[derive(Clone, Copy, Debug, Default)]
@@ -116,9 +122,10 @@ impl<V: Weigh + Send + Sync + 'static> ResultCache<V> {
         self.flights.kept.get(&key)
     }
 
-    /// Looks `key` up; on a miss the caller either waits for whoever computes it or leads.
+    /// Looks `key` up; on a miss the caller either waits for whoever computes it or leads. Nobody
+    /// waits for somebody less urgent: 0 is the most, and then the same is computed twice.
     #[must_use]
-    pub fn claim(&self, key: Digest) -> Claim<V> {
+    pub fn claim(&self, key: Digest, urgency: u8) -> Claim<V> {
         if let Some(value) = self.flights.kept.get(&key) {
             return Claim::Hit(value);
         }
@@ -127,12 +134,13 @@ impl<V: Weigh + Send + Sync + 'static> ResultCache<V> {
         if let Some(value) = self.flights.kept.get(&key) {
             return Claim::Hit(value);
         }
-        if let Some(waiters) = waiting.get_mut(&key) {
+        let flight = waiting.entry(key).or_insert(Flight { urgency: u8::MAX, waiters: Vec::new() });
+        if flight.urgency <= urgency {
             let (tx, rx) = oneshot::channel();
-            waiters.push(tx);
+            flight.waiters.push(tx);
             return Claim::Wait(rx);
         }
-        waiting.insert(key, Vec::new());
+        flight.urgency = urgency;
         Claim::Lead(Lead { flights: Arc::clone(&self.flights), key, fulfilled: false })
     }
 
@@ -159,8 +167,8 @@ impl<V: Send + Sync + 'static> Lead<V> {
     pub fn fulfil(mut self, value: &Arc<V>) {
         self.fulfilled = true;
         self.flights.kept.insert(self.key, Arc::clone(value));
-        let waiters = self.flights.waiting.lock().remove(&self.key);
-        for waiter in waiters.into_iter().flatten() {
+        let flight = self.flights.waiting.lock().remove(&self.key);
+        for waiter in flight.into_iter().flat_map(|flight| flight.waiters) {
             // A waiter that has gone away needs no answer.
             let _ = waiter.send(Arc::clone(value));
         }
@@ -196,7 +204,7 @@ mod tests {
     }
 
     fn lead(cache: &ResultCache<Blob>, n: u32) -> super::Lead<Blob> {
-        match cache.claim(key(n)) {
+        match cache.claim(key(n), 1) {
             Claim::Lead(lead) => lead,
             _ => panic!("expected to lead"),
         }
@@ -219,19 +227,19 @@ mod tests {
     async fn identical_questions_share_one_computation() {
         let cache = ResultCache::new(10_000);
         let leader = lead(&cache, 7);
-        let Claim::Wait(first) = cache.claim(key(7)) else { panic!("second must wait") };
-        let Claim::Wait(second) = cache.claim(key(7)) else { panic!("third must wait") };
+        let Claim::Wait(first) = cache.claim(key(7), 1) else { panic!("second must wait") };
+        let Claim::Wait(second) = cache.claim(key(7), 1) else { panic!("third must wait") };
         leader.fulfil(&Arc::new(Blob(vec![42])));
         assert_eq!(first.await.expect("answered").0, [42]);
         assert_eq!(second.await.expect("answered").0, [42]);
-        assert!(matches!(cache.claim(key(7)), Claim::Hit(value) if value.0 == [42]));
+        assert!(matches!(cache.claim(key(7), 1), Claim::Hit(value) if value.0 == [42]));
     }
 
     #[tokio::test]
     async fn a_leader_that_gives_up_hands_over() {
         let cache = ResultCache::new(10_000);
         let leader = lead(&cache, 1);
-        let Claim::Wait(waiter) = cache.claim(key(1)) else { panic!("must wait") };
+        let Claim::Wait(waiter) = cache.claim(key(1), 1) else { panic!("must wait") };
         drop(leader);
         assert!(waiter.await.is_err());
         lead(&cache, 1).fulfil(&Arc::new(Blob(vec![])));
@@ -239,10 +247,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn nobody_waits_for_the_less_urgent() {
+        let cache = ResultCache::new(10_000);
+        let Claim::Lead(slow) = cache.claim(key(1), 2) else { panic!("must lead") };
+        let Claim::Wait(patient) = cache.claim(key(1), 2) else { panic!("must wait") };
+        let Claim::Lead(quick) = cache.claim(key(1), 0) else { panic!("must lead") };
+        let Claim::Wait(urgent) = cache.claim(key(1), 0) else { panic!("must wait") };
+        quick.fulfil(&Arc::new(Blob(vec![5])));
+        assert_eq!(urgent.await.expect("answered").0, [5]);
+        assert_eq!(patient.await.expect("answered").0, [5]);
+        slow.fulfil(&Arc::new(Blob(vec![5])));
+        assert!(matches!(cache.claim(key(1), 1), Claim::Hit(value) if value.0 == [5]));
+    }
+
+    #[tokio::test]
     async fn a_cache_of_no_bytes_still_has_single_flight() {
         let cache = ResultCache::new(0);
         let leader = lead(&cache, 1);
-        let Claim::Wait(waiter) = cache.claim(key(1)) else { panic!("must wait") };
+        let Claim::Wait(waiter) = cache.claim(key(1), 1) else { panic!("must wait") };
         leader.fulfil(&Arc::new(Blob(vec![1])));
         assert_eq!(waiter.await.expect("answered").0, [1]);
         assert_eq!(cache.stats().entries, 0);

@@ -30,7 +30,7 @@ pub use error::ModelError;
 pub use folder::ModelFolder;
 pub use labels::{LabelScore, Labels, Problem, ScoreFunction, aggregate};
 pub use manifest::{Aggregation, Hub, LongText, Manifest};
-pub use model::{LoadOptions, Model};
+pub use model::{LoadOptions, Model, PassTime};
 pub use postsort_cpu::{ComputePool, KernelLevel, KernelReport, kernels};
 pub use registry::{Found, Stamp, discover, find, model_paths, open_revision, stamp};
 pub use tokenize::{Encoded, Encoding, TextTokenizer};

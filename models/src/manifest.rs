@@ -79,6 +79,20 @@ pub enum LongText {
     Window,
 }
 
+/// Windows of one text.
+pub(crate) const WINDOWS_MAX: usize = 8;
+
+impl LongText {
+    /// Most sequences that a text is read as.
+    #[must_use]
+    pub const fn windows_max(self) -> usize {
+        match self {
+            Self::Truncate | Self::HeadTail => 1,
+            Self::Window => WINDOWS_MAX,
+        }
+    }
+}
+
 /// How the windows of a long text become one answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

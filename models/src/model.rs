@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use postsort_cpu::ComputePool;
 
@@ -77,8 +78,21 @@ impl LoadOptions {
     }
 }
 
-/// A line, a mail, and as long as the model reads.
-const WARM_UP_TOKENS: [usize; 3] = [16, 128, usize::MAX];
+/// What a forward pass took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PassTime {
+    /// Sequences in it, of equal length.
+    pub sequences: usize,
+    /// Tokens of each.
+    pub sequence_tokens: usize,
+    /// From call to logits.
+    pub took: Duration,
+}
+
+/// Sequences, tokens of each, and runs of which the fastest counts: as long as the model reads, a
+/// mail, a line, and lines at once. The longest is first: it makes room for all that follow.
+const WARM_UP_PASSES: [(usize, usize, usize); 4] =
+    [(1, usize::MAX, 1), (1, 128, 2), (1, 16, 2), (4, 32, 1)];
 
 /// A tokenizer and an engine.
 #[derive(Debug)]
@@ -145,21 +159,31 @@ impl Model {
 
     /// Reads sequences of usual lengths, and the manifest's mails, so that the first request is no
     /// slower than the tenth: memory for the longest sequence is there, and what the processor and
-    /// the pages of the file's tables have to learn is learnt.
+    /// the pages of the file's tables have to learn is learnt. What the passes took.
     ///
     /// # Errors
     /// See [`Engine::forward`].
-    pub fn warm_up(&self) -> Result<(), ModelError> {
+    pub fn warm_up(&self) -> Result<Vec<PassTime>, ModelError> {
         let tokens_max = self.folder.tokens_max();
-        for tokens in WARM_UP_TOKENS.map(|tokens| tokens.min(tokens_max)) {
-            self.forward(&[&self.tokenizer.encode_exact(tokens)])?;
+        let mut passes = Vec::with_capacity(WARM_UP_PASSES.len());
+        for (sequences, tokens, runs) in WARM_UP_PASSES {
+            let sequence_tokens = tokens.min(tokens_max);
+            let sequence = self.tokenizer.encode_exact(sequence_tokens);
+            let batch = vec![&sequence; sequences];
+            let mut took = Duration::MAX;
+            for _ in 0..runs {
+                let started = Instant::now();
+                self.forward(&batch)?;
+                took = took.min(started.elapsed());
+            }
+            passes.push(PassTime { sequences, sequence_tokens, took });
         }
         for text in &self.folder.manifest().warm_up {
             if let Ok(encoded) = self.tokenizer.encode(text, 0, self.folder.manifest().long) {
                 self.forward(&encoded.windows.iter().collect::<Vec<_>>())?;
             }
         }
-        Ok(())
+        Ok(passes)
     }
 
     /// What is known of the model without its weights.

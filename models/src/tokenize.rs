@@ -9,7 +9,7 @@ use tokenizers::Tokenizer;
 use crate::bounded::{BoundedTokenizer, Ids};
 use crate::error::ModelError;
 use crate::folder::ModelFolder;
-use crate::manifest::LongText;
+use crate::manifest::{LongText, WINDOWS_MAX};
 use crate::template::Template;
 
 /// Token ids with special tokens, without padding.
@@ -53,8 +53,6 @@ pub(crate) enum TruncationSide {
     Left,
 }
 
-/// Windows of one text.
-const WINDOWS_MAX: usize = 8;
 /// Tokens of the subject that each window repeats.
 const SUBJECT_TOKENS_MAX: usize = 32;
 /// A pair's texts are told apart by length up to this many times what fits.

@@ -9,6 +9,8 @@ use serde::Deserialize;
 
 use crate::error::Error;
 use crate::memory::MemoryLimit;
+use crate::scheduler::plan::BatchLimits;
+use crate::scheduler::{AdmissionLimits, SchedulerLimits};
 use crate::telemetry::{Objectives, SloOptions, TraceOptions, TraceSettings};
 
 /// What can be set. Each is a flag, an environment variable, or a key of `postsort.toml` (with
@@ -64,6 +66,9 @@ pub struct Options {
     /// Most mails that wait or run at once; more are refused with 429 [default: 1024]
     #[arg(long, env = "POSTSORT_QUEUED_JOBS_MAX", value_name = "N")]
     pub queued_jobs_max: Option<usize>,
+    /// Most tokens that wait or run at once; more are refused with 429 [default: 512 a queued mail]
+    #[arg(long, env = "POSTSORT_QUEUED_TOKENS_MAX", value_name = "N")]
+    pub queued_tokens_max: Option<usize>,
     /// Most tokens in one forward pass [default: 2048]
     #[arg(long, env = "POSTSORT_BATCH_TOKENS_MAX", value_name = "N")]
     pub batch_tokens_max: Option<usize>,
@@ -113,10 +118,8 @@ pub struct Config {
     pub default_model: Option<String>,
     /// Limits of one request.
     pub limits: RequestLimits,
-    /// Most mails that wait or run at once.
-    pub queued_jobs_max: usize,
-    /// Most tokens in one forward pass.
-    pub batch_tokens_max: usize,
+    /// Bounds of the queue and of a forward pass.
+    pub scheduler: SchedulerLimits,
     /// How long requests may finish after SIGTERM.
     pub drain_timeout: Duration,
     /// What the service is judged by.
@@ -178,6 +181,7 @@ impl Options {
             text_bytes_max: self.text_bytes_max.or(other.text_bytes_max),
             items_max: self.items_max.or(other.items_max),
             queued_jobs_max: self.queued_jobs_max.or(other.queued_jobs_max),
+            queued_tokens_max: self.queued_tokens_max.or(other.queued_tokens_max),
             batch_tokens_max: self.batch_tokens_max.or(other.batch_tokens_max),
             request_timeout_ms: self.request_timeout_ms.or(other.request_timeout_ms),
             body_timeout_ms: self.body_timeout_ms.or(other.body_timeout_ms),
@@ -206,6 +210,12 @@ impl Options {
                 "not a folder",
             ));
         }
+        let jobs_max = at_least_one("queued_jobs_max", self.queued_jobs_max, 1024)?;
+        let tokens_max = jobs_max.saturating_mul(512);
+        let tokens_max = at_least_one("queued_tokens_max", self.queued_tokens_max, tokens_max)?;
+        let admission = AdmissionLimits { jobs_max, tokens_max };
+        let tokens_max = at_least_one("batch_tokens_max", self.batch_tokens_max, 2048)?;
+        let batch = BatchLimits { tokens_max, jobs_max: tokens_max.div_ceil(8) };
         Ok(Config {
             models_dir,
             listen: self.listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080))),
@@ -226,8 +236,7 @@ impl Options {
                 .or_else(user_cache_dir)
                 .filter(|dir| dir != Path::new("none")),
             default_model: self.default_model,
-            queued_jobs_max: at_least_one("queued_jobs_max", self.queued_jobs_max, 1024)?,
-            batch_tokens_max: at_least_one("batch_tokens_max", self.batch_tokens_max, 2048)?,
+            scheduler: SchedulerLimits { admission, batch },
             drain_timeout: Duration::from_millis(self.drain_timeout_ms.unwrap_or(30_000)),
             objectives: self.slo.resolve()?,
             traces: self.traces.resolve()?,

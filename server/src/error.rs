@@ -64,13 +64,28 @@ pub enum Error {
         limit: Duration,
     },
     /// The queue is full.
-    #[error("overloaded: {queued_jobs} mails are queued, the limit is {queued_jobs_max}")]
+    #[error("overloaded: {queued} {unit} are queued, the limit is {queued_max}")]
     Overloaded {
-        /// Mails that wait or run.
-        queued_jobs: usize,
+        /// What waits or runs.
+        queued: usize,
         /// The limit.
-        queued_jobs_max: usize,
-        /// When the queue will have emptied, by the measured rate.
+        queued_max: usize,
+        /// `mails` or `tokens`.
+        unit: &'static str,
+        /// When that will be done, by the measured cost.
+        retry_after: Duration,
+    },
+    /// What waits already leaves no time for it: refused before anything is done for it.
+    #[error(
+        "overloaded: the answer is expected in {} ms, the time limit is {} ms",
+        expected.as_millis(), timeout.as_millis()
+    )]
+    NotInTime {
+        /// When it would be answered, by the measured cost.
+        expected: Duration,
+        /// The limit that the request set.
+        timeout: Duration,
+        /// When there will be time for it.
         retry_after: Duration,
     },
     /// The request's own time limit passed.
@@ -170,7 +185,7 @@ impl Error {
             Self::UnsupportedMediaType { .. } => "unsupported_media_type",
             Self::Unusable { .. } => "unusable_input",
             Self::BodyTimeout { .. } => "body_timeout",
-            Self::Overloaded { .. } => "overloaded",
+            Self::Overloaded { .. } | Self::NotInTime { .. } => "overloaded",
             Self::Deadline { .. } => "deadline_exceeded",
             Self::LoadFailed { .. } => "model_load_failed",
             Self::NoRoom { .. } => "no_room_for_model",
@@ -189,9 +204,9 @@ impl Error {
     #[must_use]
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Overloaded { retry_after, .. } | Self::LoadFailed { retry_after, .. } => {
-                Some(*retry_after)
-            }
+            Self::Overloaded { retry_after, .. }
+            | Self::NotInTime { retry_after, .. }
+            | Self::LoadFailed { retry_after, .. } => Some(*retry_after),
             Self::NoRoom { .. } | Self::Superseded { .. } | Self::Draining => {
                 Some(Duration::from_secs(1))
             }

@@ -1,19 +1,27 @@
 //! THE straight line: a request's way from mail to labels, top to bottom in [`Pipeline::classify`].
 
-use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+mod answer;
+mod demand;
+mod shadow;
+mod watch;
 
-use postsort_cache::{Claim, Digest, Digester, Lead, Lease, ResultCache, ResultStats, Weigh};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use postsort_cache::{Claim, Digest, Digester, Lead, Lease, ResultCache, ResultStats};
 use postsort_models::{Encoded, LongText, TextTokenizer, aggregate};
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 
-use crate::catalog::{Catalog, Entry, LeasedModel, Served, Shadow, Version};
+use crate::catalog::{Catalog, Entry, LeasedModel, Served, Version};
 use crate::config::{Config, RequestLimits};
 use crate::error::Error;
 use crate::input::{Input, Readable};
-use crate::scheduler::plan::BatchLimits;
-use crate::scheduler::{Job, JobError, Overloaded, Priority, Scheduler, SchedulerLimits};
-use crate::telemetry::{Metrics, ModelNote, Outcome, RejectReason, SloWatch, Stage, note};
+use crate::scheduler::{DropReason, Job, JobError, Priority, Scheduler};
+use crate::telemetry::{Metrics, SloWatch};
+
+pub use answer::{Answer, Classified, Timings, Verdict};
+use watch::RequestWatch;
 
 /// Decoding and tokenising more than this many bytes is done off the network threads: it takes
 /// longer than the hand-over does.
@@ -46,81 +54,8 @@ pub struct ClassifyOptions {
     pub timeout: Option<Duration>,
     /// Do not look into, or write to, the result cache.
     pub skip_cache: bool,
-}
-
-/// A request's answer.
-#[derive(Clone, Debug)]
-pub struct Classified {
-    /// The model.
-    pub entry: Arc<Entry>,
-    /// The revision of it that answered, all inputs.
-    pub version: Arc<Version>,
-    /// One a input, in their order.
-    pub answers: Vec<Answer>,
-    /// Where the time went.
-    pub timings: Timings,
-}
-
-/// One mail's answer.
-#[derive(Clone, Debug)]
-pub struct Answer {
-    /// What the model said.
-    pub verdict: Arc<Verdict>,
-    /// Whether it was known already.
-    pub cached: bool,
-}
-
-/// What a model said of one text; what the result cache keeps.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Verdict {
-    /// Logits of the labels, windows aggregated.
-    pub logits: Box<[f32]>,
-    /// Tokens computed, special tokens included.
-    pub tokens: usize,
-    /// Windows computed.
-    pub windows: usize,
-    /// Whether a part of the text was not read.
-    pub truncated: bool,
-}
-
-impl Weigh for Verdict {
-    fn heap_bytes(&self) -> usize {
-        size_of_val(&*self.logits)
-    }
-}
-
-/// Where a request's time went. Of a batch: the longest of each.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Timings {
-    /// Mail to text.
-    pub decode: Duration,
-    /// Looking the mails up, and waiting for whoever computes the same.
-    pub cache: Duration,
-    /// Waiting for the model to be loaded.
-    pub load: Duration,
-    /// Waiting for the engine.
-    pub queue: Duration,
-    /// Text to token ids.
-    pub tokenize: Duration,
-    /// The forward pass.
-    pub infer: Duration,
-    /// All of it.
-    pub total: Duration,
-}
-
-impl Timings {
-    /// In the order in which they take place.
-    #[must_use]
-    pub const fn stages(&self) -> [(&'static str, Duration); 6] {
-        [
-            ("decode", self.decode),
-            ("cache", self.cache),
-            ("load", self.load),
-            ("tokenize", self.tokenize),
-            ("queue", self.queue),
-            ("infer", self.infer),
-        ]
-    }
+    /// Wait for room in the queue where there is none, rather than be refused.
+    pub in_turn: bool,
 }
 
 impl Pipeline {
@@ -138,18 +73,14 @@ impl Pipeline {
             config.default_model.clone(),
             &metrics,
         )?;
-        let batch = BatchLimits {
-            tokens_max: config.batch_tokens_max,
-            jobs_max: config.batch_tokens_max.div_ceil(8),
-        };
-        let limits = SchedulerLimits { jobs_max: config.queued_jobs_max, batch };
         Ok(Self {
             catalog,
             metrics,
             slo: SloWatch::new(config.objectives),
             limits: config.limits,
             results: ResultCache::new(config.result_cache_bytes_max),
-            scheduler: Scheduler::start(limits).map_err(|e| Error::setup("engine thread", e))?,
+            scheduler: Scheduler::start(config.scheduler)
+                .map_err(|e| Error::setup("engine thread", e))?,
         })
     }
 
@@ -164,7 +95,7 @@ impl Pipeline {
         options: ClassifyOptions,
     ) -> Result<Classified, Error> {
         let entry = self.catalog.entry(model)?;
-        let mut watch = RequestWatch::start(&entry, &self.slo, inputs.len());
+        let mut watch = RequestWatch::start(&entry, &self.slo, inputs.len(), options.priority);
         let timeout = options.timeout.unwrap_or(self.limits.timeout);
         let deadline = watch.started + timeout;
         let (pipeline, timings) = (Arc::clone(self), Timings::default());
@@ -172,6 +103,9 @@ impl Pipeline {
             Request { pipeline, entry: Arc::clone(&entry), options, deadline, timings };
         let result = match tokio::time::timeout(timeout, request.answer(inputs)).await {
             Ok(Err(Error::Deadline { .. })) | Err(_) => Err(Error::Deadline { timeout }),
+            Ok(Err(Error::NotInTime { expected, retry_after, .. })) => {
+                Err(Error::NotInTime { expected, timeout, retry_after })
+            }
             Ok(result) => result,
         };
         let mut timings = request.timings;
@@ -197,6 +131,12 @@ impl Pipeline {
     #[must_use]
     pub fn admitted_jobs_max(&self) -> usize {
         self.scheduler.admitted_jobs_max()
+    }
+
+    /// What all that waits and runs will take.
+    #[must_use]
+    pub fn backlog(&self) -> Duration {
+        self.scheduler.backlog()
     }
 }
 
@@ -243,6 +183,7 @@ impl Request {
 
         // → known already, being computed for somebody else, or ours to compute
         let key = |at: usize| digest(folder.revision(), &texts[at], long);
+        let urgency = self.options.priority as u8;
         let mut answers: Vec<Option<Answer>> = vec![None; texts.len()];
         let mut open: Vec<usize> = (0..texts.len()).collect();
         while !open.is_empty() {
@@ -253,7 +194,7 @@ impl Request {
                     ours.push((at, None));
                     continue;
                 }
-                match self.pipeline.results.claim(key(at)) {
+                match self.pipeline.results.claim(key(at), urgency) {
                     Claim::Hit(verdict) => answers[at] = Some(Answer { verdict, cached: true }),
                     Claim::Wait(verdict) => theirs.push((at, verdict)),
                     Claim::Lead(lead) => ours.push((at, Some(lead))),
@@ -308,7 +249,8 @@ impl Request {
         ours: Vec<Ours>,
     ) -> Result<Vec<(usize, Arc<Verdict>)>, Error> {
         // → admission
-        let _admission = self.pipeline.scheduler.admit(ours.len()).map_err(overloaded)?;
+        let wanted: Vec<usize> = ours.iter().map(|(at, _)| *at).collect();
+        let mut admission = self.admit(version, texts, &wanted, long).await?;
 
         // → lease on the model, loading it if need be
         let clock = Instant::now();
@@ -316,7 +258,6 @@ impl Request {
         self.timings.load += clock.elapsed();
 
         // → tokenise
-        let wanted: Vec<usize> = ours.iter().map(|(at, _)| *at).collect();
         let encoded = self.tokenize(&model, texts, wanted, long).await?;
 
         // → scheduler → engine
@@ -327,17 +268,10 @@ impl Request {
             let (reply, answer) = oneshot::channel();
             waiting.push((at, lead, answer, tokens, windows.len(), truncated));
             let (model, priority) = (LeasedModel(model.clone()), self.options.priority);
-            jobs.push(Job {
-                model,
-                windows,
-                tokens,
-                priority,
-                deadline: self.deadline,
-                queued_at,
-                reply,
-            });
+            let deadline = self.deadline;
+            jobs.push(Job { model, windows, priority, deadline, queued_at, reply });
         }
-        self.pipeline.scheduler.submit(jobs);
+        self.pipeline.scheduler.submit(&mut admission, jobs);
 
         // → logits, aggregated and kept
         let mut verdicts = Vec::with_capacity(waiting.len());
@@ -365,45 +299,6 @@ impl Request {
         Ok(verdicts)
     }
 
-    /// Lets the revision on trial read the mail too, behind everybody else, if it is drawn.
-    fn try_shadow(
-        &self,
-        version: &Arc<Version>,
-        texts: &Arc<Vec<Readable>>,
-        at: usize,
-        verdict: &Arc<Verdict>,
-    ) {
-        let Some(shadow) = self.entry.shadow().filter(|shadow| shadow.draw()) else { return };
-        let (pipeline, entry, deadline) =
-            (Arc::clone(&self.pipeline), Arc::clone(&self.entry), self.deadline);
-        let options = ClassifyOptions { priority: Priority::Bulk, ..self.options };
-        let timings = Timings::default();
-        let request = Self { pipeline, entry, options, deadline, timings };
-        let (version, texts, verdict) =
-            (Arc::clone(version), Arc::clone(texts), Arc::clone(verdict));
-        tokio::spawn(request.read_by_shadow(shadow, version, texts, at, verdict));
-    }
-
-    async fn read_by_shadow(
-        mut self,
-        shadow: Arc<Shadow>,
-        version: Arc<Version>,
-        texts: Arc<Vec<Readable>>,
-        at: usize,
-        verdict: Arc<Verdict>,
-    ) {
-        let tried = Arc::clone(&shadow.version);
-        let long = self.options.long.unwrap_or(tried.folder.manifest().long);
-        let read = self.compute(&tried, &texts, long, vec![(at, None)]).await;
-        let Some((_, theirs)) = read.ok().and_then(|mut read| read.pop()) else {
-            return shadow.given_up();
-        };
-        let agreed = version.folder.labels().first(&verdict.logits)
-            == tried.folder.labels().first(&theirs.logits);
-        shadow.compared(agreed);
-        self.entry.metrics.shadowed(agreed);
-    }
-
     async fn tokenize(
         &mut self,
         model: &Lease<Served>,
@@ -414,9 +309,20 @@ impl Request {
         let clock = Instant::now();
         let bytes: usize = wanted.iter().map(|&at| texts[at].bytes()).sum();
         let (model, texts) = (model.clone(), Arc::clone(texts));
-        let refuse_long = self.options.refuse_long;
+        let (refuse_long, deadline) = (self.options.refuse_long, self.deadline);
         let encoded = off_the_network_if(bytes > INLINE_BYTES_MAX, move || {
-            let encode = |at| encode(model.model.tokenizer(), &texts[at], at, long, refuse_long);
+            if Instant::now() >= deadline {
+                let dropped = |_| model.version.metrics.dropped(DropReason::Expired);
+                wanted.iter().for_each(dropped);
+                return Err(Error::Deadline { timeout: Duration::ZERO });
+            }
+            let encode = |at: usize| {
+                let encoded = encode(model.model.tokenizer(), &texts[at], at, long, refuse_long)?;
+                if encoded.windows.len() == 1 && !encoded.truncated {
+                    model.version.cost.learn_text(texts[at].bytes(), encoded.tokens);
+                }
+                Ok(encoded)
+            };
             wanted.into_iter().map(encode).collect()
         })
         .await?;
@@ -446,13 +352,16 @@ fn encode(
     Ok(encoded)
 }
 
-/// Runs short work where it is, long work on a thread that may block.
+/// Runs short work where it is, long work on a thread that may block; there it is not begun if the
+/// request has been given up meanwhile.
 async fn off_the_network_if<T: Send + 'static>(
     long: bool,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Error> {
     if long {
-        tokio::task::spawn_blocking(work).await.map_err(|_| Error::Internal)
+        let mut set = JoinSet::new();
+        set.spawn_blocking(work);
+        set.join_next().await.and_then(Result::ok).ok_or(Error::Internal)
     } else {
         Ok(work())
     }
@@ -472,75 +381,4 @@ fn digest(revision: &str, text: &Readable, long: LongText) -> Digest {
         }
     }
     .finish()
-}
-
-fn overloaded(full: Overloaded) -> Error {
-    Error::Overloaded {
-        queued_jobs: full.jobs,
-        queued_jobs_max: full.jobs_max,
-        retry_after: full.retry_after,
-    }
-}
-
-/// Records how a request ended; dropped before its end, the client has gone away.
-struct RequestWatch<'a> {
-    entry: &'a Entry,
-    slo: &'a SloWatch,
-    mails: usize,
-    started: Instant,
-    ended: bool,
-}
-
-impl<'a> RequestWatch<'a> {
-    fn start(entry: &'a Entry, slo: &'a SloWatch, mails: usize) -> Self {
-        Self { entry, slo, mails, started: Instant::now(), ended: false }
-    }
-
-    fn end(&mut self, timings: &Timings, error: Option<&Error>) -> Duration {
-        self.ended = true;
-        let total = self.started.elapsed();
-        let metrics = &self.entry.metrics;
-        let outcome = error.map_or(Outcome::Ok, Outcome::from);
-        metrics.outcome(outcome);
-        self.slo.record(outcome, total);
-        note(|| ModelNote {
-            model: self.entry.name.as_str().into(),
-            outcome,
-            mails: self.mails,
-            started: SystemTime::now() - total,
-            total,
-            stages: timings.stages(),
-        });
-        match error {
-            Some(error) => {
-                if let Some(reason) = RejectReason::of(error) {
-                    metrics.rejected(reason);
-                }
-            }
-            None => {
-                metrics.stage(Stage::Decode, timings.decode);
-                metrics.stage(Stage::Total, total);
-                // Answered from memory: no stage of the engine took place.
-                if !timings.infer.is_zero() {
-                    metrics.stage(Stage::Queue, timings.queue);
-                    metrics.stage(Stage::Tokenize, timings.tokenize);
-                    metrics.stage(Stage::Infer, timings.infer);
-                }
-            }
-        }
-        // What the client did wrong says nothing about the model's health, nor does what was
-        // refused in microseconds.
-        if !matches!(outcome, Outcome::Invalid | Outcome::Rejected) {
-            self.entry.latency.record(total, outcome != Outcome::Ok);
-        }
-        total
-    }
-}
-
-impl Drop for RequestWatch<'_> {
-    fn drop(&mut self) {
-        if !self.ended {
-            self.entry.metrics.outcome(Outcome::Cancelled);
-        }
-    }
 }

@@ -10,6 +10,7 @@ use postsort_cache::{EvictionReason, Spec};
 use postsort_models::{Found, ModelFolder};
 
 use crate::error::Error;
+use crate::scheduler::CostModel;
 use crate::telemetry::{LatencyWindow, Metrics, ModelMetrics};
 
 /// One model folder, loaded or not.
@@ -63,8 +64,10 @@ pub struct Version {
     pub label: Option<String>,
     /// All of it but its weights.
     pub folder: ModelFolder,
+    /// What its forward passes take, since it was loaded first.
+    pub cost: CostModel,
     /// The metrics of its model.
-    pub(super) metrics: Arc<ModelMetrics>,
+    pub(crate) metrics: Arc<ModelMetrics>,
 }
 
 impl Spec for Version {
@@ -166,7 +169,13 @@ impl Version {
         metrics: &Arc<ModelMetrics>,
     ) -> Self {
         let key = format!("{name}@{}", folder.revision());
-        Self { key, label, folder, metrics: Arc::clone(metrics) }
+        Self { key, label, folder, cost: CostModel::default(), metrics: Arc::clone(metrics) }
+    }
+
+    /// Whose share of the engine it uses: the same for all revisions of a model.
+    #[must_use]
+    pub fn owner(&self) -> usize {
+        Arc::as_ptr(&self.metrics) as usize
     }
 }
 

@@ -7,7 +7,7 @@ use postsort_cache::{Lease, Source};
 use postsort_models::{Encoding, LoadOptions, Model, ModelError};
 
 use super::entry::Version;
-use crate::scheduler::BatchModel;
+use crate::scheduler::{BatchModel, CostModel, DropReason};
 
 /// How much lower than requests a load is scheduled where both want a CPU, as `nice` has it.
 const LOAD_NICENESS: i32 = 15;
@@ -54,7 +54,7 @@ impl Loader {
             return Err(LoadError::Changed);
         }
         let model = Model::load(&version.folder, &self.options).map_err(broken)?;
-        model.warm_up().map_err(broken)?;
+        version.cost.fit(&model.warm_up().map_err(broken)?);
         Ok(model)
     }
 }
@@ -124,6 +124,12 @@ impl BatchModel for LeasedModel {
     fn identity(&self) -> usize {
         std::ptr::from_ref::<Served>(&self.0) as usize
     }
+    fn owner(&self) -> usize {
+        self.0.version.owner()
+    }
+    fn cost(&self) -> &CostModel {
+        &self.0.version.cost
+    }
     fn forward(&self, batch: &[&Encoding]) -> Result<Vec<Vec<f32>>, ModelError> {
         self.0.model.forward(batch)
     }
@@ -135,5 +141,8 @@ impl BatchModel for LeasedModel {
     }
     fn batched(&self, tokens: usize, jobs: usize) {
         self.0.version.metrics.batch(tokens, jobs);
+    }
+    fn dropped(&self, reason: DropReason) {
+        self.0.version.metrics.dropped(reason);
     }
 }

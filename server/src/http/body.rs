@@ -10,21 +10,6 @@ use super::App;
 use crate::config::RequestLimits;
 use crate::error::Error;
 
-/// A JSON body.
-pub(super) struct JsonBody<T>(pub(super) T);
-
-impl<T: DeserializeOwned> FromRequest<App> for JsonBody<T> {
-    type Rejection = Error;
-
-    async fn from_request(request: Request, app: &App) -> Result<Self, Error> {
-        if !is_json(request.headers()) {
-            return Err(Error::UnsupportedMediaType { supported: "application/json" });
-        }
-        let bytes = read(request.into_body(), &app.pipeline.limits).await?;
-        parse(&bytes).map(Self)
-    }
-}
-
 /// The body of a call that changes what is served. Refused if another site's page sent it: that
 /// could not read the answer, but would have changed things all the same. Browsers say so by
 /// themselves (Fetch Metadata); programs say nothing.

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{FromRequest, Query, Request, State};
-use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use postsort_models::{Labels, LongText, ScoreFunction};
 use serde::{Deserialize, Serialize};
@@ -36,9 +35,8 @@ pub struct ClassifyRequest {
     /// What to do with text beyond the model's limit: `truncate`, `head_tail`, `window`.
     #[schema(value_type = Option<String>, example = "truncate")]
     pub long: Option<LongText>,
-    /// Which request goes first: `interactive`, `normal`, `bulk`.
-    #[serde(default)]
-    pub priority: Priority,
+    /// Which request goes first: `interactive`, `normal` (the default), `bulk`.
+    pub priority: Option<Priority>,
     /// Time limit; beyond it the answer is 504.
     pub timeout_ms: Option<u64>,
     /// `false`: neither look into the result cache nor write to it.
@@ -136,15 +134,24 @@ pub struct TimingsMs {
     pub total: f64,
 }
 
-/// Query of a whole message.
+/// Query of a whole message: what the body of the others says.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct MessageQuery {
     model: Option<String>,
+    top_k: Option<usize>,
+    function_to_apply: Option<ScoreFunction>,
+    long: Option<LongText>,
+    priority: Option<Priority>,
+    timeout_ms: Option<u64>,
+    cache: Option<bool>,
 }
 
 /// Classify mails
 ///
-/// Reads `application/json`, or one whole message as `message/rfc822` with `?model=`.
+/// Reads `application/json`, or one whole message as `message/rfc822` with the rest in the query
+/// (`?model=`, `top_k`, `function_to_apply`, `long`, `priority`, `timeout_ms`, `cache`). The headers
+/// `X-Request-Timeout`, `X-Priority` and `Cache-Control` say the same where those say nothing.
 #[utoipa::path(
     post, path = "/v1/classify", tag = "classify",
     request_body(content((ClassifyRequest = "application/json"), (String = "message/rfc822"))),
@@ -158,15 +165,15 @@ struct MessageQuery {
     )
 )]
 pub(super) async fn classify(State(app): State<App>, request: Request) -> Result<Response, Error> {
+    let said = super::call::options(request.headers())?;
     let call = ClassifyRequest::from_request(request, &app).await?;
-    let items_max = app.pipeline.limits.items_max;
-    let inputs = bounded(call.inputs.0, items_max)?;
+    let inputs = bounded(call.inputs.0, app.pipeline.limits.items_max)?;
     let options = ClassifyOptions {
         long: call.long,
-        priority: call.priority,
-        timeout: call.timeout_ms.map(Duration::from_millis),
-        skip_cache: call.cache == Some(false),
-        ..ClassifyOptions::default()
+        priority: call.priority.unwrap_or(said.priority),
+        timeout: call.timeout_ms.map(Duration::from_millis).or(said.timeout),
+        skip_cache: call.cache.map_or(said.skip_cache, |cache| !cache),
+        ..said
     };
     let answer = app.pipeline.classify(call.model.as_deref(), inputs, options).await?;
     let response = ClassifyResponse::new(&answer, call.function_to_apply, call.top_k);
@@ -189,39 +196,33 @@ impl FromRequest<App> for ClassifyRequest {
     type Rejection = Error;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Error> {
-        let no_cache = asks_for_no_cache(request.headers());
         let limits = &app.pipeline.limits;
-        let mut call: Self = if media_type(request.headers()).eq_ignore_ascii_case("message/rfc822")
-        {
-            let query = Query::<MessageQuery>::try_from_uri(request.uri())
-                .map_err(|_| Error::malformed("?model", "the name of a model"))?;
+        if media_type(request.headers()).eq_ignore_ascii_case("message/rfc822") {
+            let Query(query) =
+                Query::<MessageQuery>::try_from_uri(request.uri()).map_err(|_| {
+                    Error::malformed(
+                        "query",
+                        "model, top_k, function_to_apply, long, priority, timeout_ms, cache",
+                    )
+                })?;
             let raw = read(request.into_body(), limits).await?;
-            Self {
-                model: query.0.model,
+            Ok(Self {
+                model: query.model,
                 inputs: Inputs(vec![Input::Raw(raw.to_vec())]),
-                top_k: None,
-                function_to_apply: None,
-                long: None,
-                priority: Priority::default(),
-                timeout_ms: None,
-                cache: None,
-            }
+                top_k: query.top_k,
+                function_to_apply: query.function_to_apply,
+                long: query.long,
+                priority: query.priority,
+                timeout_ms: query.timeout_ms,
+                cache: query.cache,
+            })
         } else if is_json(request.headers()) {
-            parse(&read(request.into_body(), limits).await?)?
+            parse(&read(request.into_body(), limits).await?)
         } else {
             let supported = "application/json and message/rfc822";
-            return Err(Error::UnsupportedMediaType { supported });
-        };
-        if no_cache {
-            call.cache = call.cache.or(Some(false));
+            Err(Error::UnsupportedMediaType { supported })
         }
-        Ok(call)
     }
-}
-
-fn asks_for_no_cache(headers: &HeaderMap) -> bool {
-    let value = headers.get(header::CACHE_CONTROL).and_then(|value| value.to_str().ok());
-    value.is_some_and(|value| value.contains("no-cache") || value.contains("no-store"))
 }
 
 impl ClassifyResponse {

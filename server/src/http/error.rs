@@ -24,7 +24,7 @@ impl Error {
             Self::UnsupportedMediaType { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Unusable { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             Self::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
-            Self::Overloaded { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::Overloaded { .. } | Self::NotInTime { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Deadline { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::LoadFailed { .. }
             | Self::NoRoom { .. }
@@ -55,8 +55,11 @@ impl Error {
             Self::UnsupportedMediaType { supported } => json!({"supported": supported}),
             Self::Unusable { index, reason } => json!({"index": index, "reason": reason}),
             Self::BodyTimeout { limit } => json!({"limit_ms": millis(*limit)}),
-            Self::Overloaded { queued_jobs, queued_jobs_max, .. } => {
-                json!({"queued_jobs": queued_jobs, "queued_jobs_max": queued_jobs_max})
+            Self::Overloaded { queued, queued_max, unit, .. } => {
+                json!({"queued": queued, "queued_max": queued_max, "unit": unit})
+            }
+            Self::NotInTime { expected, timeout, .. } => {
+                json!({"expected_ms": millis(*expected), "timeout_ms": millis(*timeout)})
             }
             Self::Deadline { timeout } => json!({"timeout_ms": millis(*timeout)}),
             Self::LoadFailed { model, reason, .. } | Self::Inference { model, reason } => {
@@ -83,7 +86,7 @@ impl Error {
     /// TEI's `ErrorResponse`: message and one of its error types.
     fn tei_body(&self) -> Value {
         let error_type = match self {
-            Self::Overloaded { .. } => "overloaded",
+            Self::Overloaded { .. } | Self::NotInTime { .. } => "overloaded",
             Self::Malformed { .. }
             | Self::TooLarge { .. }
             | Self::UnknownEndpoint { .. }

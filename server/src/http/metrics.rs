@@ -35,6 +35,7 @@ pub(super) async fn metrics(State(app): State<App>) -> Response {
         memory_budget_bytes: catalog.budget_bytes(),
         queue_jobs: pipeline.admitted_jobs(),
         queue_jobs_max: pipeline.admitted_jobs_max(),
+        backlog: pipeline.backlog(),
         results: pipeline.result_stats(),
         verdicts: pipeline.slo.verdicts(vitals.memory.process_share()),
         traces,
@@ -91,7 +92,11 @@ pub(super) async fn summary(State(app): State<App>) -> Json<Value> {
         "alerts": judgement.alarms,
         "models": models,
         "endpoints": app.http_metrics.summaries(),
-        "queue": {"jobs": pipeline.admitted_jobs(), "jobs_max": pipeline.admitted_jobs_max()},
+        "queue": {
+            "jobs": pipeline.admitted_jobs(),
+            "jobs_max": pipeline.admitted_jobs_max(),
+            "backlog_ms": pipeline.backlog().as_secs_f64() * 1e3,
+        },
         "memory": memory_json(&app, &memory),
         "result_cache": {
             "entries": results.entries,

@@ -1,6 +1,7 @@
 //! HTTP: one file an endpoint family. Handlers translate; [`crate::pipeline`] does the work.
 
 mod body;
+mod call;
 mod classify;
 mod dashboard;
 mod error;

@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::App;
-use super::body::{IgnoredBody, JsonBody};
+use super::body::IgnoredBody;
+use super::call::Call;
 use super::classify::bounded;
 use crate::catalog::Entry;
 use crate::error::Error;
@@ -148,7 +149,7 @@ struct OutputTensor {
 pub(super) async fn infer(
     State(app): State<App>,
     Path(named): Path<Named>,
-    JsonBody(call): JsonBody<InferRequest>,
+    Call { body: call, options }: Call<InferRequest>,
 ) -> Result<Json<Value>, Error> {
     let entry = named.entry(&app)?;
     let texts = text_tensor(call.inputs)?;
@@ -159,8 +160,8 @@ pub(super) async fn infer(
     }
     let inputs = bounded(texts, app.pipeline.limits.items_max)?;
     let inputs = inputs.into_iter().map(Input::Text).collect();
-    let timeout = call.parameters.timeout.map(Duration::from_micros);
-    let options = ClassifyOptions { timeout, ..ClassifyOptions::default() };
+    let timeout = call.parameters.timeout.map(Duration::from_micros).or(options.timeout);
+    let options = ClassifyOptions { timeout, ..options };
     let answer = app.pipeline.classify(Some(&entry.name), inputs, options).await?;
     let folder = &answer.version.folder;
     let labels = folder.labels();

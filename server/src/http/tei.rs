@@ -12,7 +12,7 @@ use postsort_models::ScoreFunction;
 use serde::{Deserialize, Serialize};
 
 use super::App;
-use super::body::JsonBody;
+use super::call::Call;
 use super::classify::{LabelScore, bounded, scores};
 use crate::error::Error;
 use crate::input::Input;
@@ -100,9 +100,9 @@ enum PredictResponse {
     responses((status = 200, body = PredictResponse)))]
 pub(super) async fn predict(
     State(app): State<App>,
-    body: JsonBody<PredictRequest>,
+    call: Call<PredictRequest>,
 ) -> Result<Response, Error> {
-    answer(&app, None, body.0).await
+    answer(&app, None, call).await
 }
 
 /// TEI: predict with a model
@@ -111,12 +111,16 @@ pub(super) async fn predict(
 pub(super) async fn predict_by(
     State(app): State<App>,
     Path(model): Path<String>,
-    body: JsonBody<PredictRequest>,
+    call: Call<PredictRequest>,
 ) -> Result<Response, Error> {
-    answer(&app, Some(&model), body.0).await
+    answer(&app, Some(&model), call).await
 }
 
-async fn answer(app: &App, model: Option<&str>, call: PredictRequest) -> Result<Response, Error> {
+async fn answer(
+    app: &App,
+    model: Option<&str>,
+    Call { body: call, options }: Call<PredictRequest>,
+) -> Result<Response, Error> {
     if call.truncation_direction == Some(Direction::Left) {
         return Err(Error::malformed("truncation_direction", "`Right`; `Left` is not supported"));
     }
@@ -125,8 +129,7 @@ async fn answer(app: &App, model: Option<&str>, call: PredictRequest) -> Result<
         PredictInputs::Batch(inputs) => (bounded(inputs, app.pipeline.limits.items_max)?, false),
     };
     let characters: usize = inputs.iter().map(Input::bytes).sum();
-    let options =
-        ClassifyOptions { refuse_long: call.truncate != Some(true), ..ClassifyOptions::default() };
+    let options = ClassifyOptions { refuse_long: call.truncate != Some(true), ..options };
     let answer = app.pipeline.classify(model, inputs, options).await?;
     let folder = &answer.version.folder;
     let labels = folder.labels();

@@ -1,16 +1,22 @@
 //! One mail on its way to the engine.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use postsort_models::{Encoding, ModelError};
 use tokio::sync::oneshot;
 
+use super::cost::CostModel;
+
 /// What the scheduler needs of a model; cheap to clone and keeping it alive.
 pub trait BatchModel: Clone + Send + 'static {
     /// Jobs of equal identity may share a forward pass.
     fn identity(&self) -> usize;
+
+    /// Whose share of the engine it uses: all revisions of a model are one owner.
+    fn owner(&self) -> usize;
+
+    /// What its forward passes take.
+    fn cost(&self) -> &CostModel;
 
     /// Logits `[sequences][labels]` of a batch.
     ///
@@ -21,11 +27,23 @@ pub trait BatchModel: Clone + Send + 'static {
     /// Told when a job joins the queue.
     fn queued(&self, tokens: usize);
 
-    /// Told when a job leaves the queue, to run or not.
+    /// Told when windows leave the queue, to run or not.
     fn dequeued(&self, tokens: usize);
 
     /// Told of each forward pass.
     fn batched(&self, tokens: usize, jobs: usize);
+
+    /// Told of a job that is not computed, or not to its end.
+    fn dropped(&self, reason: DropReason);
+}
+
+/// Why a job is not computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DropReason {
+    /// Its deadline has passed, or would before it is done.
+    Expired,
+    /// Its client has gone away.
+    Cancelled,
 }
 
 /// Which mail goes first.
@@ -52,15 +70,18 @@ pub enum Priority {
     Bulk,
 }
 
-/// One mail: all its windows run in one forward pass.
+impl Priority {
+    /// All, the first first.
+    pub const ALL: [Self; 3] = [Self::Interactive, Self::Normal, Self::Bulk];
+}
+
+/// One mail.
 #[derive(Debug)]
 pub struct Job<M> {
     /// The model, leased for as long as the job lives.
     pub model: M,
     /// The mail's windows, at least one.
     pub windows: Vec<Encoding>,
-    /// Tokens of all windows.
-    pub tokens: usize,
     /// Which goes first.
     pub priority: Priority,
     /// After this nobody wants the answer.
@@ -76,30 +97,17 @@ pub struct Job<M> {
 pub struct JobDone {
     /// Logits `[windows][labels]`.
     pub logits: Vec<Vec<f32>>,
-    /// From joining the queue to the start of the forward pass.
+    /// From joining the queue to the answer, less the forward passes.
     pub queue_wait: Duration,
-    /// The forward pass that it was in.
+    /// The forward passes that its windows were in.
     pub infer: Duration,
 }
 
 /// A job without an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JobError {
-    /// Its deadline passed before the forward pass began.
+    /// Its deadline passed, or would have before it was done.
     Expired,
     /// The engine failed or panicked.
     Engine(String),
-}
-
-/// A place in the queue for some jobs; given back when dropped.
-#[derive(Debug)]
-pub struct Admission {
-    pub(super) jobs: usize,
-    pub(super) admitted_jobs: Arc<AtomicUsize>,
-}
-
-impl Drop for Admission {
-    fn drop(&mut self) {
-        self.admitted_jobs.fetch_sub(self.jobs, Ordering::AcqRel);
-    }
 }

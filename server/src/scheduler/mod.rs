@@ -1,11 +1,18 @@
 //! Who computes when: bounded admission, one queue, one dispatcher thread a device.
 //!
 //! Never waits when the engine is idle: a job that finds it so is dispatched at once, alone. What
-//! queues up while the engine is busy goes next, as one batch. [`plan`] chooses it, purely.
+//! queues up while the engine is busy is planned anew for each forward pass. [`plan`] chooses,
+//! purely, by what [`cost`] says that passes take; [`admission`] refuses at once what could not be
+//! answered in time.
 
+pub mod admission;
+pub mod cost;
 mod job;
 pub mod plan;
+mod queue;
 mod run;
 
-pub use job::{Admission, BatchModel, Job, JobDone, JobError, Priority};
-pub use run::{Overloaded, Scheduler, SchedulerLimits};
+pub use admission::{Admission, AdmissionLimits, Demand, Refused};
+pub use cost::CostModel;
+pub use job::{BatchModel, DropReason, Job, JobDone, JobError, Priority};
+pub use run::{Scheduler, SchedulerLimits};

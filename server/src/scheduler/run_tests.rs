@@ -1,22 +1,28 @@
 use std::sync::Arc;
+use std::sync::atomic::{AtomicIsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use postsort_models::{Encoding, ModelError};
 use tokio::sync::oneshot;
 
-use super::super::{BatchModel, Job, JobDone, JobError, Priority};
-use super::{BatchLimits, Scheduler, SchedulerLimits};
+use super::super::{
+    BatchModel, CostModel, Demand, DropReason, Job, JobDone, JobError, Priority, Refused,
+};
+use super::{Admission, AdmissionLimits, BatchLimits, Scheduler, SchedulerLimits};
 
 /// An engine that answers each sequence with its own ids, notes its batches and can be held.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 struct Echo(Arc<EchoState>);
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct EchoState {
     batches: Mutex<Vec<usize>>,
     held: Mutex<bool>,
     released: Condvar,
+    cost: CostModel,
+    dropped: Mutex<Vec<DropReason>>,
+    queued_tokens: AtomicIsize,
 }
 
 impl Echo {
@@ -38,6 +44,12 @@ impl BatchModel for Echo {
     fn identity(&self) -> usize {
         Arc::as_ptr(&self.0) as usize
     }
+    fn owner(&self) -> usize {
+        self.identity()
+    }
+    fn cost(&self) -> &CostModel {
+        &self.0.cost
+    }
     fn forward(&self, batch: &[&Encoding]) -> Result<Vec<Vec<f32>>, ModelError> {
         self.0.batches.lock().push(batch.len());
         let mut held = self.0.held.lock();
@@ -47,9 +59,16 @@ impl BatchModel for Echo {
         assert!(batch.iter().all(|window| window.ids != [666]), "told to panic");
         Ok(batch.iter().map(|window| window.ids.iter().map(|&id| id as f32).collect()).collect())
     }
-    fn queued(&self, _: usize) {}
-    fn dequeued(&self, _: usize) {}
+    fn queued(&self, tokens: usize) {
+        self.0.queued_tokens.fetch_add(tokens as isize, Ordering::Relaxed);
+    }
+    fn dequeued(&self, tokens: usize) {
+        self.0.queued_tokens.fetch_sub(tokens as isize, Ordering::Relaxed);
+    }
     fn batched(&self, _: usize, _: usize) {}
+    fn dropped(&self, reason: DropReason) {
+        self.0.dropped.lock().push(reason);
+    }
 }
 
 type Reply = oneshot::Receiver<Result<JobDone, JobError>>;
@@ -60,7 +79,6 @@ fn job(model: &Echo, ids: &[u32]) -> (Job<Echo>, Reply) {
     let job = Job {
         model: model.clone(),
         windows,
-        tokens: ids.len(),
         priority: Priority::Normal,
         deadline: Instant::now() + Duration::from_secs(60),
         queued_at: Instant::now(),
@@ -71,7 +89,20 @@ fn job(model: &Echo, ids: &[u32]) -> (Job<Echo>, Reply) {
 
 fn scheduler(jobs_max: usize) -> Scheduler<Echo> {
     let batch = BatchLimits { tokens_max: 1000, jobs_max: 100 };
-    Scheduler::start(SchedulerLimits { jobs_max, batch }).expect("a thread")
+    let admission = AdmissionLimits { jobs_max, tokens_max: 1000 };
+    Scheduler::start(SchedulerLimits { admission, batch }).expect("a thread")
+}
+
+fn demand(owner: usize, jobs: usize) -> Demand {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let (cost, priority) = (Duration::ZERO, Priority::Normal);
+    Demand { owner, jobs, tokens: jobs * 10, cost, priority, deadline }
+}
+
+fn submit(scheduler: &Scheduler<Echo>, jobs: Vec<Job<Echo>>) -> Admission<Echo> {
+    let mut admission = scheduler.admit(demand(1, jobs.len())).expect("room");
+    scheduler.submit(&mut admission, jobs);
+    admission
 }
 
 #[tokio::test]
@@ -79,11 +110,11 @@ async fn what_queues_up_while_busy_goes_as_one_batch_and_each_gets_its_own_answe
     let (echo, scheduler) = (Echo::default(), scheduler(100));
     echo.hold();
     let (first, first_answer) = job(&echo, &[1]);
-    scheduler.submit([first]);
+    let _first = submit(&scheduler, vec![first]);
     echo.wait_for_batches(1);
     let (jobs, answers): (Vec<_>, Vec<_>) =
         (2..10_u32).map(|id| job(&echo, &[id, 100 + id])).unzip();
-    scheduler.submit(jobs);
+    let _jobs = submit(&scheduler, jobs);
     echo.release();
     assert_eq!(first_answer.await.expect("reply").expect("done").logits, [[1.0]]);
     for (id, answer) in (2..10_u16).zip(answers) {
@@ -98,43 +129,148 @@ async fn cancelled_and_expired_jobs_cost_no_forward_pass() {
     let (echo, scheduler) = (Echo::default(), scheduler(100));
     echo.hold();
     let (first, first_answer) = job(&echo, &[1]);
-    scheduler.submit([first]);
+    let _first = submit(&scheduler, vec![first]);
     echo.wait_for_batches(1);
     let (cancelled, cancelled_answer) = job(&echo, &[2]);
     let (mut expired, expired_answer) = job(&echo, &[3]);
     expired.deadline = Instant::now();
     let (wanted, wanted_answer) = job(&echo, &[4]);
-    scheduler.submit([cancelled, expired, wanted]);
+    let _cancelled = submit(&scheduler, vec![cancelled, expired, wanted]);
     drop(cancelled_answer);
     echo.release();
     first_answer.await.expect("reply").expect("done");
     assert_eq!(expired_answer.await.expect("reply"), Err(JobError::Expired));
     assert_eq!(wanted_answer.await.expect("reply").expect("done").logits, [[4.0]]);
     assert_eq!(*echo.0.batches.lock(), [1, 1]);
+    assert_eq!(*echo.0.dropped.lock(), [DropReason::Cancelled, DropReason::Expired]);
 }
 
 #[tokio::test]
 async fn a_panic_fails_its_batch_only() {
     let (echo, scheduler) = (Echo::default(), scheduler(100));
     let (bad, bad_answer) = job(&echo, &[666]);
-    scheduler.submit([bad]);
+    let _bad = submit(&scheduler, vec![bad]);
     let error = bad_answer.await.expect("reply").expect_err("panicked");
     assert!(matches!(error, JobError::Engine(_)));
     let (good, good_answer) = job(&echo, &[5]);
-    scheduler.submit([good]);
+    let _good = submit(&scheduler, vec![good]);
     assert_eq!(good_answer.await.expect("reply").expect("done").logits, [[5.0]]);
 }
 
 #[test]
 fn admission_is_all_or_none_and_given_back() {
     let scheduler = scheduler(10);
-    let eight = scheduler.admit(8).expect("fits");
-    let refused = scheduler.admit(3).expect_err("does not fit");
-    assert_eq!((refused.jobs, refused.jobs_max), (8, 10));
-    let two = scheduler.admit(2).expect("fits");
+    let eight = scheduler.admit(demand(1, 8)).expect("fits");
+    let refused = scheduler.admit(demand(1, 3)).expect_err("does not fit");
+    assert!(matches!(refused, Refused::Full { queued: 8, queued_max: 10, unit: "mails", .. }));
+    let two = scheduler.admit(demand(1, 2)).expect("fits");
+    assert_eq!(scheduler.admitted_jobs(), 10);
     drop((eight, two));
     assert_eq!(scheduler.admitted_jobs(), 0);
-    assert!(scheduler.admit(usize::MAX).is_err(), "no overflow");
+    assert!(scheduler.admit(demand(1, usize::MAX / 10)).is_err(), "no overflow");
+}
+
+#[test]
+fn tokens_are_bounded_too_but_a_large_request_is_let_in_alone() {
+    let scheduler = scheduler(100);
+    let large = |tokens| Demand { tokens, ..demand(1, 1) };
+    let alone = scheduler.admit(large(5000)).expect("nobody is there");
+    let refused = scheduler.admit(large(1)).expect_err("does not fit");
+    assert!(matches!(refused, Refused::Full { queued: 5000, unit: "tokens", .. }), "{refused:?}");
+    drop(alone);
+    let mut guessed = scheduler.admit(large(900)).expect("fits");
+    assert!(scheduler.admit(large(200)).is_err());
+    scheduler.submit(&mut guessed, Vec::new());
+    scheduler.admit(large(200)).expect("it had fewer tokens than guessed");
+}
+
+#[test]
+fn one_model_and_back_fills_leave_room_for_others() {
+    let scheduler = scheduler(10);
+    let _other = scheduler.admit(demand(2, 1)).expect("fits");
+    let hot = scheduler.admit(demand(1, 8)).expect("four fifths");
+    assert!(scheduler.admit(demand(1, 1)).is_err(), "no more than that of one model");
+    scheduler.admit(demand(2, 1)).expect("the other has room");
+    drop(hot);
+    let bulk = |jobs| Demand { priority: Priority::Bulk, ..demand(2, jobs) };
+    assert!(scheduler.admit(bulk(6)).is_err(), "three fifths for back-fills");
+    let _bulk = scheduler.admit(bulk(5)).expect("fits");
+    scheduler.admit(demand(2, 2)).expect("those who do not wait have the rest");
+}
+
+#[test]
+fn what_cannot_be_in_time_is_refused_at_once() {
+    let scheduler = scheduler(10);
+    let with = |cost, timeout| {
+        let (cost, timeout) = (Duration::from_millis(cost), Duration::from_millis(timeout));
+        Demand { cost, deadline: Instant::now() + timeout, ..demand(1, 1) }
+    };
+    let first = scheduler.admit(with(1000, 1)).expect("nobody before it: it tries");
+    let refused = scheduler.admit(with(100, 500)).expect_err("a second is ahead of it");
+    let Refused::Late { expected, retry_after } = refused else { panic!("{refused:?}") };
+    assert_eq!(expected, Duration::from_millis(1250), "the second, a margin, its own cost");
+    assert!((745..=751).contains(&retry_after.as_millis()), "{retry_after:?}");
+    scheduler.admit(with(100, 2000)).expect("it has time");
+    let urgent = Demand { priority: Priority::Interactive, ..with(100, 500) };
+    scheduler.admit(urgent).expect("it goes before them");
+    assert_eq!(scheduler.backlog(), Duration::from_secs(1));
+    drop(first);
+    assert_eq!(scheduler.backlog(), Duration::ZERO);
+}
+
+#[tokio::test]
+async fn those_in_turn_wait_for_room() {
+    let scheduler = Arc::new(scheduler(10));
+    let all = scheduler.admit(demand(1, 10)).expect("fits");
+    let waiting = Arc::clone(&scheduler);
+    let waiting = tokio::spawn(async move { waiting.admit_in_turn(demand(1, 6)).await.map(drop) });
+    tokio::task::yield_now().await;
+    assert!(!waiting.is_finished());
+    drop(all);
+    waiting.await.expect("no panic").expect("room");
+    assert!(scheduler.admit_in_turn(demand(1, 11)).await.is_err(), "there never will be");
+}
+
+/// Jobs from many threads, some given up, some with too little time, while the engine runs: each
+/// gets one answer, its own, or is dropped; and all counts are at zero in the end.
+#[test]
+fn nothing_is_lost_or_answered_twice() {
+    let (echo, scheduler) = (Echo::default(), Arc::new(scheduler(10_000)));
+    let client = |thread: u32| {
+        let (echo, scheduler) = (echo.clone(), Arc::clone(&scheduler));
+        std::thread::spawn(move || {
+            let mut answered = 0;
+            for round in 0..300_u32 {
+                let id = 1000 + thread * 1000 + round;
+                let ids: Vec<u32> = (0..=round % 5).map(|window| id * 8 + window).collect();
+                let (mut job, answer) = job(&echo, &ids);
+                job.priority = Priority::ALL[round as usize % 3];
+                if round % 7 == 0 {
+                    job.deadline = Instant::now();
+                }
+                let _admission = submit(&scheduler, vec![job]);
+                if round % 11 == 0 {
+                    continue;
+                }
+                match answer.blocking_recv().expect("never forgotten") {
+                    Ok(done) => {
+                        let expected: Vec<_> = ids.iter().map(|&id| vec![id as f32]).collect();
+                        assert_eq!(done.logits, expected);
+                        answered += 1;
+                    }
+                    Err(error) => assert_eq!((error, round % 7), (JobError::Expired, 0)),
+                }
+            }
+            answered
+        })
+    };
+    let clients: Vec<_> = (0..8).map(client).collect();
+    for client in clients {
+        assert!(client.join().expect("no panic") >= 233, "all with time that were waited for");
+    }
+    drop(scheduler);
+    assert_eq!(echo.0.queued_tokens.load(Ordering::Relaxed), 0);
+    assert!(echo.0.dropped.lock().contains(&DropReason::Expired));
 }
 
 #[tokio::test]
@@ -142,10 +278,10 @@ async fn closing_answers_or_drops_every_job() {
     let (echo, scheduler) = (Echo::default(), scheduler(10));
     echo.hold();
     let (running, running_answer) = job(&echo, &[1]);
-    scheduler.submit([running]);
+    let _running = submit(&scheduler, vec![running]);
     echo.wait_for_batches(1);
     let (waiting, waiting_answer) = job(&echo, &[2]);
-    scheduler.submit([waiting]);
+    let _waiting = submit(&scheduler, vec![waiting]);
     let closing = std::thread::spawn(move || drop(scheduler));
     assert!(waiting_answer.await.is_err(), "refused");
     echo.release();

@@ -3,6 +3,8 @@
 //! Each server has a recorder of its own rather than the process's global one: handles are looked
 //! up once a model, not once a request, and two servers in one test do not mix their counts.
 
+use std::time::Duration;
+
 use metrics_exporter_prometheus::{
     Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
@@ -41,6 +43,7 @@ pub(crate) struct Readings {
     pub(crate) memory_budget_bytes: u64,
     pub(crate) queue_jobs: usize,
     pub(crate) queue_jobs_max: usize,
+    pub(crate) backlog: Duration,
     pub(crate) results: postsort_cache::ResultStats,
     pub(crate) verdicts: [Verdict; 4],
     /// Traces exported and dropped.
@@ -122,6 +125,7 @@ impl Readings {
         out.sample(names::BUDGET_BYTES, &cpu, self.memory_budget_bytes as f64);
         out.sample(names::QUEUE_JOBS, &[], self.queue_jobs as f64);
         out.sample(names::QUEUE_JOBS_MAX, &[], self.queue_jobs_max as f64);
+        out.sample(names::BACKLOG, &[], self.backlog.as_secs_f64());
         out.sample(names::CACHE_BYTES, &[], self.results.bytes as f64);
         out.sample(names::CACHE_BYTES_MAX, &[], self.results.bytes_max as f64);
         out.sample(names::CACHE_ENTRIES, &[], self.results.entries as f64);

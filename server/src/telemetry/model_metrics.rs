@@ -9,6 +9,7 @@ use postsort_cache::{EvictionReason, ModelState};
 use super::metrics::Metrics;
 use super::names;
 use crate::error::Error;
+use crate::scheduler::DropReason;
 
 /// A part of a request's time; the `stage` label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +79,10 @@ impl From<&Error> for Outcome {
             | Error::UnsupportedMediaType { .. }
             | Error::BodyTimeout { .. }
             | Error::Unusable { .. } => Self::Invalid,
-            Error::Overloaded { .. } | Error::NoRoom { .. } | Error::Draining => Self::Rejected,
+            Error::Overloaded { .. }
+            | Error::NotInTime { .. }
+            | Error::NoRoom { .. }
+            | Error::Draining => Self::Rejected,
             Error::Deadline { .. } => Self::Expired,
             Error::LoadFailed { .. }
             | Error::LargerThanBudget { .. }
@@ -99,10 +103,12 @@ pub enum RejectReason {
     NoRoom,
     /// The server is shutting down.
     Draining,
+    /// What waits already leaves no time for it.
+    NotInTime,
 }
 
 impl RejectReason {
-    const NAMES: [&'static str; 3] = ["queue_full", "no_room", "draining"];
+    const NAMES: [&'static str; 4] = ["queue_full", "no_room", "draining", "not_in_time"];
 
     /// The reason of an error whose outcome is [`Outcome::Rejected`].
     #[must_use]
@@ -111,6 +117,7 @@ impl RejectReason {
             Error::Overloaded { .. } => Some(Self::QueueFull),
             Error::NoRoom { .. } => Some(Self::NoRoom),
             Error::Draining => Some(Self::Draining),
+            Error::NotInTime { .. } => Some(Self::NotInTime),
             _ => None,
         }
     }
@@ -126,6 +133,7 @@ pub struct ModelMetrics {
     batch_jobs: Histogram,
     queue_tokens: Gauge,
     rejected: [Counter; RejectReason::NAMES.len()],
+    dropped: [Counter; 2],
     cache_hits: Counter,
     cache_misses: Counter,
     resident_bytes: Gauge,
@@ -179,6 +187,8 @@ impl ModelMetrics {
             queue_tokens: gauge(names::QUEUE_TOKENS),
             rejected: RejectReason::NAMES
                 .map(|reason| metrics::counter!(names::REJECTED, &with("reason", reason))),
+            dropped: ["expired", "cancelled"]
+                .map(|reason| metrics::counter!(names::DROPPED, &with("reason", reason))),
             cache_hits: counter(names::CACHE_HITS),
             cache_misses: counter(names::CACHE_MISSES),
             resident_bytes: metrics::gauge!(names::RESIDENT_BYTES, &with("device", "cpu")),
@@ -226,6 +236,11 @@ impl ModelMetrics {
 
     pub(crate) fn rejected(&self, reason: RejectReason) {
         self.rejected[reason as usize].increment(1);
+    }
+
+    /// A mail that was let in is not computed.
+    pub(crate) fn dropped(&self, reason: DropReason) {
+        self.dropped[reason as usize].increment(1);
     }
 
     pub(crate) fn cache(&self, hits: usize, misses: usize) {

@@ -15,6 +15,8 @@ pub(super) const BATCH_JOBS: &str = "postsort_batch_jobs";
 pub(super) const QUEUE_TOKENS: &str = "postsort_queue_tokens";
 pub(super) const QUEUE_JOBS: &str = "postsort_queue_jobs";
 pub(super) const QUEUE_JOBS_MAX: &str = "postsort_queue_jobs_max";
+pub(super) const BACKLOG: &str = "postsort_backlog_seconds";
+pub(super) const DROPPED: &str = "postsort_dropped_mails_total";
 pub(super) const REJECTED: &str = "postsort_rejected_total";
 pub(super) const CACHE_HITS: &str = "postsort_result_cache_hits_total";
 pub(super) const CACHE_MISSES: &str = "postsort_result_cache_misses_total";
@@ -91,7 +93,9 @@ pub(super) const ALL: &[(&str, Kind, Unit, &str)] = {
         (QUEUE_TOKENS, Gauge, Count, "Tokens that wait for the engine"),
         (QUEUE_JOBS, Gauge, Count, "Mails that wait or run"),
         (QUEUE_JOBS_MAX, Gauge, Count, "Mails that may wait or run"),
-        (REJECTED, Counter, Count, "Requests refused for want of room"),
+        (BACKLOG, Gauge, Seconds, "Engine time that all that waits and runs will take"),
+        (DROPPED, Counter, Count, "Mails let in and not computed, by reason"),
+        (REJECTED, Counter, Count, "Requests refused for want of room or time"),
         (CACHE_HITS, Counter, Count, "Mails answered from memory"),
         (CACHE_MISSES, Counter, Count, "Mails that had to be computed"),
         (CACHE_BYTES, Gauge, Bytes, "Memory of memoized results"),

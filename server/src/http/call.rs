@@ -1,0 +1,126 @@
+//! What a request's headers say of how to classify: the same for every protocol.
+
+use std::time::Duration;
+
+use axum::extract::{FromRequest, Request};
+use axum::http::{HeaderMap, HeaderName, header};
+use serde::de::DeserializeOwned;
+
+use super::App;
+use super::body::{is_json, parse, read};
+use crate::error::Error;
+use crate::pipeline::ClassifyOptions;
+use crate::scheduler::Priority;
+
+const TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout");
+const PRIORITY: HeaderName = HeaderName::from_static("x-priority");
+
+/// A JSON body, and what the headers say.
+pub(super) struct Call<T> {
+    pub(super) body: T,
+    pub(super) options: ClassifyOptions,
+}
+
+impl<T: DeserializeOwned> FromRequest<App> for Call<T> {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, Error> {
+        let options = options(request.headers())?;
+        if !is_json(request.headers()) {
+            return Err(Error::UnsupportedMediaType { supported: "application/json" });
+        }
+        let bytes = read(request.into_body(), &app.pipeline.limits).await?;
+        Ok(Self { body: parse(&bytes)?, options })
+    }
+}
+
+/// `X-Request-Timeout`: milliseconds, or a number with `ms` or `s`; `X-Priority`: as in the body;
+/// `Cache-Control`: `no-cache` or `no-store`.
+///
+/// # Errors
+/// [`Error::Malformed`] that names the header.
+pub(super) fn options(headers: &HeaderMap) -> Result<ClassifyOptions, Error> {
+    let timeout = said(headers, &TIMEOUT, timeout, "milliseconds, or a number with `ms` or `s`")?;
+    let priority = said(headers, &PRIORITY, priority, "`interactive`, `normal` or `bulk`")?;
+    let cache = headers.get(header::CACHE_CONTROL).and_then(|value| value.to_str().ok());
+    let skip_cache =
+        cache.is_some_and(|value| value.contains("no-cache") || value.contains("no-store"));
+    let priority = priority.unwrap_or_default();
+    Ok(ClassifyOptions { timeout, priority, skip_cache, ..ClassifyOptions::default() })
+}
+
+fn said<T>(
+    headers: &HeaderMap,
+    name: &HeaderName,
+    parse: fn(&str) -> Option<T>,
+    expected: &str,
+) -> Result<Option<T>, Error> {
+    let Some(value) = headers.get(name) else { return Ok(None) };
+    let parsed = value.to_str().ok().and_then(|value| parse(value.trim()));
+    parsed.map(Some).ok_or_else(|| Error::malformed(format!("header {name}"), expected))
+}
+
+fn timeout(text: &str) -> Option<Duration> {
+    let number = |text: &str| text.trim_end().parse::<u64>().ok();
+    match text.strip_suffix("ms") {
+        Some(millis) => number(millis).map(Duration::from_millis),
+        None => match text.strip_suffix('s') {
+            Some(seconds) => number(seconds).map(Duration::from_secs),
+            None => number(text).map(Duration::from_millis),
+        },
+    }
+}
+
+fn priority(text: &str) -> Option<Priority> {
+    let names = ["interactive", "normal", "bulk"];
+    let found = names.iter().position(|name| text.eq_ignore_ascii_case(name));
+    found.map(|at| Priority::ALL[at])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use axum::http::HeaderMap;
+
+    use super::options;
+    use crate::scheduler::Priority;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|&(name, value)| (name.parse().expect("a name"), value.parse().expect("a value")))
+            .collect()
+    }
+
+    #[test]
+    fn headers_say_how() {
+        let plain = options(&HeaderMap::new()).expect("nothing said");
+        assert_eq!(
+            (plain.timeout, plain.priority, plain.skip_cache),
+            (None, Priority::Normal, false)
+        );
+        for (value, millis) in [("250", 250), ("250ms", 250), ("2 s", 2000), ("0", 0)] {
+            let said = options(&headers(&[("x-request-timeout", value)])).expect(value);
+            assert_eq!(said.timeout, Some(Duration::from_millis(millis)), "{value}");
+        }
+        let said = options(&headers(&[("x-priority", "Bulk"), ("cache-control", "no-store")]));
+        let said = said.expect("valid");
+        assert_eq!((said.priority, said.skip_cache), (Priority::Bulk, true));
+    }
+
+    #[test]
+    fn mistakes_name_the_header() {
+        for (name, value) in [
+            ("x-request-timeout", "soon"),
+            ("x-request-timeout", "-1"),
+            ("x-request-timeout", "1.5"),
+            ("x-request-timeout", ""),
+            ("x-request-timeout", "99999999999999999999"),
+            ("x-priority", "vip"),
+        ] {
+            let error = options(&headers(&[(name, value)])).expect_err(value);
+            assert!(error.to_string().contains(name), "{error}");
+        }
+    }
+}
