@@ -24,6 +24,9 @@ pub struct Options {
     /// Address to serve on; port 0 picks a free one [default: 127.0.0.1:8080]
     #[arg(long, env = "POSTSORT_LISTEN", value_name = "ADDR")]
     pub listen: Option<SocketAddr>,
+    /// Socket in the file system to serve on as well
+    #[arg(long, env = "POSTSORT_LISTEN_UNIX", value_name = "PATH")]
+    pub listen_unix: Option<PathBuf>,
     /// Memory for models: bytes (512MiB) or a share (80%) of what the process may use [default: 80%]
     #[arg(long, env = "POSTSORT_MEMORY_BYTES_MAX", value_name = "N|%")]
     pub memory_bytes_max: Option<String>,
@@ -96,6 +99,8 @@ pub struct Config {
     pub models_dir: PathBuf,
     /// Address to serve on.
     pub listen: SocketAddr,
+    /// Socket in the file system to serve on as well.
+    pub listen_unix: Option<PathBuf>,
     /// Budget of all models.
     pub memory_bytes_max: u64,
     /// Budget of memoized results.
@@ -167,6 +172,7 @@ impl Options {
         Self {
             models_dir: self.models_dir.or(other.models_dir),
             listen: self.listen.or(other.listen),
+            listen_unix: self.listen_unix.or(other.listen_unix),
             memory_bytes_max: self.memory_bytes_max.or(other.memory_bytes_max),
             result_cache_bytes_max: self.result_cache_bytes_max.or(other.result_cache_bytes_max),
             idle_unload_seconds: self.idle_unload_seconds.or(other.idle_unload_seconds),
@@ -219,6 +225,7 @@ impl Options {
         Ok(Config {
             models_dir,
             listen: self.listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080))),
+            listen_unix: self.listen_unix,
             memory_bytes_max: memory("memory_bytes_max", self.memory_bytes_max.as_deref(), "80%")?,
             result_cache_bytes_max: memory(
                 "result_cache_bytes_max",

@@ -4,6 +4,7 @@
 //! to bottom; [`http`] and [`cli`] are its two entrances.
 #![forbid(unsafe_code)]
 
+pub mod back_fill;
 pub mod catalog;
 pub mod cli;
 pub mod config;
@@ -16,3 +17,4 @@ pub mod pipeline;
 pub mod scheduler;
 pub mod serve;
 pub mod telemetry;
+pub mod unix_socket;

@@ -11,11 +11,12 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::http::{App, router};
 use crate::pipeline::Pipeline;
+use crate::unix_socket;
 
 /// How often recorded samples are folded into buckets.
 const METRICS_UPKEEP: Duration = Duration::from_secs(1);
 
-/// Serves on `listener` until `shutdown` ends; then lets requests finish, for as long as the
+/// Serves on `listener`, and on the socket of the settings, until `shutdown` ends; then lets requests finish, for as long as the
 /// settings say.
 ///
 /// # Errors
@@ -25,6 +26,7 @@ pub async fn run(
     config: &Config,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), Error> {
+    let unix = config.listen_unix.as_deref().map(unix_socket::listen).transpose()?;
     let pipeline = Arc::new(Pipeline::new(config)?);
     let app = App::new(Arc::clone(&pipeline), config)?;
     let upkeep = tokio::spawn(upkeep(Arc::clone(&pipeline)));
@@ -32,22 +34,32 @@ pub async fn run(
     let models = tokio::spawn(tend_models(Arc::clone(&pipeline), config.watch, config.idle_unload));
 
     let (draining, drained) = (Arc::clone(&app.life), config.drain_timeout);
-    let (signal, mut signalled) = tokio::sync::watch::channel(false);
+    let (signal, signalled) = tokio::sync::watch::channel(false);
     let shutdown = async move {
         shutdown.await;
         draining.set_draining();
         tracing::info!("draining");
         let _ = signal.send(true);
     };
+    let told = move || {
+        let mut signalled = signalled.clone();
+        async move { drop(signalled.wait_for(|&draining| draining).await) }
+    };
     // Small answers must not wait for more to come (Nagle's algorithm).
     let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
-    let server = axum::serve(listener, router(app)).with_graceful_shutdown(shutdown);
+    let routes = router(app);
+    let tcp = axum::serve(listener, routes.clone()).with_graceful_shutdown(told());
+    let unix = async {
+        let Some((listener, _file)) = unix else { return Ok(()) };
+        axum::serve(listener, routes).with_graceful_shutdown(told()).await
+    };
+    let serving = async { tokio::try_join!(tcp.into_future(), unix) };
     let overdue = async {
-        let _ = signalled.wait_for(|&draining| draining).await;
+        shutdown.await;
         tokio::time::sleep(drained).await;
     };
     tokio::select! {
-        served = server.into_future() => served.map_err(|e| Error::setup("serving", e))?,
+        served = serving => drop(served.map_err(|e| Error::setup("serving", e))?),
         () = overdue => tracing::warn!("requests were cut off: the drain timeout passed"),
     }
     upkeep.abort();

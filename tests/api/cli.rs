@@ -7,7 +7,7 @@ use crate::server::{Server, fixture, models_dir};
 
 const MAIL: &[u8] = b"From: a@x.example\nSubject: [list] Lunch\n\nThursday at one?\n\n-- \nAnna\n";
 
-fn postsort(arguments: &[&str], input: &[u8]) -> Output {
+pub(crate) fn postsort(arguments: &[&str], input: &[u8]) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_postsort"))
         .args(arguments)
         .env("POSTSORT_LISTEN", "127.0.0.1:0")
@@ -21,7 +21,7 @@ fn postsort(arguments: &[&str], input: &[u8]) -> Output {
     child.wait_with_output().expect("ends")
 }
 
-fn stdout(arguments: &[&str], input: &[u8]) -> String {
+pub(crate) fn stdout(arguments: &[&str], input: &[u8]) -> String {
     let output = postsort(arguments, input);
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{arguments:?}: {error}");

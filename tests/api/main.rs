@@ -13,4 +13,6 @@ mod monitoring;
 mod residency;
 mod revisions;
 mod server;
+mod sockets;
+mod stream;
 mod traces;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use base64::Engine as _;
 use serde_json::{Value, json};
 
+use super::stream::StreamOptions;
 use super::{Settings, print, read_input, runtime};
 use crate::error::Error;
 use crate::http::ClassifyResponse;
@@ -14,7 +15,7 @@ use crate::pipeline::{ClassifyOptions, Pipeline};
 #[derive(Debug, clap::Args)]
 pub(super) struct Classify {
     /// Raw messages (RFC 5322), or - for standard input
-    #[arg(required_unless_present = "text", value_name = "FILE.eml|-")]
+    #[arg(required_unless_present_any = ["text", "stream"], value_name = "FILE.eml|-")]
     paths: Vec<PathBuf>,
     /// A plain text instead of a mail
     #[arg(long, conflicts_with = "paths")]
@@ -29,11 +30,17 @@ pub(super) struct Classify {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    stream: StreamOptions,
+    #[command(flatten)]
     settings: Settings,
 }
 
 impl Classify {
     pub(super) fn run(self) -> Result<(), Error> {
+        if let Some(path) = &self.stream.stream {
+            let by = (self.model, self.server.as_deref());
+            return self.stream.run(path, by, self.settings);
+        }
         let mut mails = Vec::new();
         for path in &self.paths {
             mails.push((path.display().to_string(), Input::Raw(read_input(path)?)));

@@ -6,10 +6,12 @@ mod classify;
 mod doctor;
 mod extract;
 mod logits;
+mod mails;
 mod models;
 mod preload;
 mod remote;
 mod serve;
+mod stream;
 
 use std::path::PathBuf;
 

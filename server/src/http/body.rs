@@ -82,7 +82,7 @@ pub(super) async fn read(body: Body, limits: &RequestLimits) -> Result<Bytes, Er
 /// # Errors
 /// [`Error::Malformed`] with the path, line and column, and what was expected there. serde's own
 /// message quotes the offending value, which may be somebody's mail, so only its last part is kept.
-pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
     match serde_json::from_slice(bytes) {
         Ok(value) => Ok(value),
         // Tracking the path costs time, so only a failed parse is repeated with it.

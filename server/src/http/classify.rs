@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::{FromRequest, Query, Request, State};
 use axum::response::{IntoResponse, Response};
-use postsort_models::{Labels, LongText, ScoreFunction};
+use postsort_models::{Labels, LongText, ModelFolder, ScoreFunction};
 use serde::{Deserialize, Serialize};
 
 use super::App;
@@ -230,21 +230,37 @@ impl ClassifyResponse {
     #[must_use]
     pub fn new(answer: &Classified, function: Option<ScoreFunction>, top_k: Option<usize>) -> Self {
         let folder = &answer.version.folder;
+        Self {
+            model: answer.entry.name.clone(),
+            revision: folder.revision().to_owned(),
+            results: answer
+                .answers
+                .iter()
+                .map(|answer| ClassifyResult::new(folder, answer, function, top_k))
+                .collect(),
+            timings_ms: answer.timings.into(),
+        }
+    }
+}
+
+impl ClassifyResult {
+    /// Scores one answer's logits.
+    #[must_use]
+    pub fn new(
+        folder: &ModelFolder,
+        answer: &Answer,
+        function: Option<ScoreFunction>,
+        top_k: Option<usize>,
+    ) -> Self {
         let (labels, temperature) = (folder.labels(), folder.manifest().temperature);
         let function = function.unwrap_or_else(|| labels.default_function());
         let top_k = top_k.unwrap_or(usize::MAX);
-        let result = |answer: &Answer| ClassifyResult {
+        Self {
             labels: scores(labels, answer, function, temperature).take(top_k).collect(),
             tokens: answer.verdict.tokens,
             windows: answer.verdict.windows,
             truncated: answer.verdict.truncated,
             cached: answer.cached,
-        };
-        Self {
-            model: answer.entry.name.clone(),
-            revision: folder.revision().to_owned(),
-            results: answer.answers.iter().map(result).collect(),
-            timings_ms: answer.timings.into(),
         }
     }
 }

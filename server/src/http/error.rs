@@ -76,11 +76,7 @@ impl Error {
     }
 
     fn contract_body(&self) -> Value {
-        json!({"error": {
-            "code": self.code(),
-            "message": self.to_string(),
-            "details": self.details(),
-        }})
+        json!({"error": error_json(self)})
     }
 
     /// TEI's `ErrorResponse`: message and one of its error types.
@@ -114,6 +110,11 @@ impl Error {
     fn oip_body(&self) -> Value {
         json!({"error": self.to_string()})
     }
+}
+
+/// Code, message and details.
+pub(crate) fn error_json(error: &Error) -> Value {
+    json!({"code": error.code(), "message": error.to_string(), "details": error.details()})
 }
 
 impl IntoResponse for Error {

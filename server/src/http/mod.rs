@@ -12,6 +12,7 @@ mod metrics;
 mod models;
 mod oip;
 mod openapi;
+mod stream;
 mod tei;
 mod trace;
 
@@ -32,7 +33,9 @@ use crate::error::Error;
 use crate::pipeline::Pipeline;
 use crate::telemetry::HttpMetrics;
 
-pub use classify::{ClassifyRequest, ClassifyResponse};
+pub(crate) use body::parse;
+pub use classify::{ClassifyRequest, ClassifyResponse, ClassifyResult};
+pub(crate) use error::error_json;
 pub use trace::Tracer;
 
 /// What handlers share.
@@ -108,6 +111,7 @@ pub fn router(app: App) -> Router {
     let rest = linger::RestBytesMax(app.pipeline.limits.body_bytes_max.saturating_mul(4));
     Router::new()
         .route("/v1/classify", post(classify::classify))
+        .route("/v1/classify/stream", post(stream::classify_stream))
         .route("/v1/models", get(models::list).post(models::rescan))
         .route("/v1/models/{model}", get(models::show))
         .route("/v1/models/{model}/load", post(models::load))
