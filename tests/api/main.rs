@@ -10,6 +10,7 @@ mod hub;
 mod life;
 mod models;
 mod monitoring;
+mod overload;
 mod residency;
 mod revisions;
 mod server;

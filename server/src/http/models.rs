@@ -1,6 +1,7 @@
 //! `/v1/models`: what there is, what is in memory, and the operator's hand on it.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -11,6 +12,7 @@ use super::App;
 use super::body::{IgnoredBody, OptionalJson};
 use crate::catalog::{Catalog, Choice, Entry, Rescanned, Version, Versions};
 use crate::error::Error;
+use crate::scheduler::CostModel;
 use crate::telemetry::LatencySummary;
 
 /// A model's description and state.
@@ -117,6 +119,26 @@ pub(super) struct EngineInfo {
     /// How far answers are from those in f32, where it computes in less.
     #[schema(value_type = Option<Object>)]
     agreement: Option<postsort_models::Agreement>,
+    cost: CostInfo,
+}
+
+/// What forward passes take now, as measured: by this they are planned.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct CostInfo {
+    /// A pass beside its sequences, in microseconds.
+    pass_us: f64,
+    /// What a sequence of 128 tokens adds to it.
+    tokens_128_us: f64,
+    /// Passes of late over what was measured at loading.
+    scale: f64,
+}
+
+impl CostInfo {
+    fn new(cost: &CostModel) -> Self {
+        let us = |duration: Duration| (duration.as_secs_f64() * 1e7).round() / 10.0;
+        let (pass_us, tokens_128_us) = (us(cost.pass()), us(cost.sequence(128)));
+        Self { pass_us, tokens_128_us, scale: cost.scale() }
+    }
 }
 
 impl ModelInfo {
@@ -147,6 +169,7 @@ impl ModelInfo {
                 device: engine.device(),
                 kernels: engine.kernels(),
                 agreement: engine.agreement(),
+                cost: CostInfo::new(&served.version.cost),
             }
         });
         Self {
