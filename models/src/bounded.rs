@@ -20,6 +20,7 @@ use std::borrow::Cow;
 use tokenizers::Tokenizer;
 
 use crate::error::ModelError;
+use crate::wordpiece::WordPiece;
 
 /// Ids next to a cut that are not trusted.
 const SLACK_TOKENS: usize = 128;
@@ -43,6 +44,8 @@ pub(crate) struct Ids {
 #[derive(Debug)]
 pub(crate) struct BoundedTokenizer {
     tokenizer: Tokenizer,
+    /// The same in a tenth of the time, where the tokenizer is one of BERT's.
+    fast: Option<WordPiece>,
     id_max: u32,
     runs: Runs,
 }
@@ -51,7 +54,8 @@ impl BoundedTokenizer {
     pub(crate) fn new(tokenizer: Tokenizer) -> Result<Self, ModelError> {
         let runs = Runs::of(&tokenizer)?;
         let id_max = tokenizer.get_vocab(true).into_values().max().unwrap_or(0);
-        Ok(Self { tokenizer, id_max, runs })
+        let fast = WordPiece::of(&tokenizer);
+        Ok(Self { tokenizer, fast, id_max, runs })
     }
 
     /// The largest id that it can give.
@@ -107,7 +111,10 @@ impl BoundedTokenizer {
     }
 
     fn ids(&self, text: &str) -> Result<Vec<u32>, ModelError> {
-        ids(&self.tokenizer, text)
+        match self.fast.as_ref().and_then(|fast| fast.ids(text)) {
+            Some(ids) => Ok(ids),
+            None => ids(&self.tokenizer, text),
+        }
     }
 }
 

@@ -21,6 +21,7 @@ mod template;
 mod tensors;
 mod tokenize;
 mod weights;
+mod wordpiece;
 
 pub use config::{Activation, Architecture, ModelConfig};
 pub use cpu::Agreement;

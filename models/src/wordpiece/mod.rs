@@ -1,0 +1,270 @@
+//! WordPiece as BERT's tokenizers have it, id for id what the `tokenizers` crate gives, without its
+//! bookkeeping of offsets: that costs more than a short forward pass.
+//!
+//! Text is read in chunks between blanks. A chunk of printable ASCII is classified, lower-cased and
+//! looked up byte by byte; any other goes through the normaliser's steps as the library does them,
+//! with the library's own Unicode tables. No step reaches over a blank: a blank is a starter of its
+//! own in canonical ordering, and lower-casing goes by characters.
+
+mod vocabulary;
+
+use std::borrow::Cow;
+
+use tokenizers::models::ModelWrapper;
+use tokenizers::normalizers::{BertNormalizer, NormalizerWrapper};
+use tokenizers::{Model, PreTokenizerWrapper, Tokenizer};
+use unicode_categories::UnicodeCategories;
+use unicode_normalization_alignments::UnicodeNormalization;
+
+use vocabulary::Vocabulary;
+
+/// A tokenizer of one file.
+#[derive(Debug)]
+pub(crate) struct WordPiece {
+    normalizer: BertNormalizer,
+    classes: [Class; 256],
+    /// ASCII as the normaliser leaves it.
+    folded: [u8; 256],
+    /// Ids of words of one byte; of use for punctuation.
+    bytes: [u32; 256],
+    words: Vocabulary,
+    continuations: Vocabulary,
+    word_chars_max: usize,
+    unknown: u32,
+    added: Vec<String>,
+    /// First byte of each added token, if there are so few.
+    added_starts: Vec<u8>,
+}
+
+/// What a byte is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Class {
+    Word,
+    Punctuation,
+    Blank,
+    /// A control character, or a part of what is not ASCII.
+    Other,
+}
+
+/// A longer limit than this is nobody's.
+const WORD_CHARS_MAX: usize = 256;
+
+impl WordPiece {
+    /// Of a tokenizer all of whose parts are known here; `None` otherwise.
+    pub(crate) fn of(tokenizer: &Tokenizer) -> Option<Self> {
+        let Some(&NormalizerWrapper::BertNormalizer(normalizer)) = tokenizer.get_normalizer()
+        else {
+            return None;
+        };
+        let (Some(PreTokenizerWrapper::BertPreTokenizer(_)), ModelWrapper::WordPiece(model)) =
+            (tokenizer.get_pre_tokenizer(), tokenizer.get_model())
+        else {
+            return None;
+        };
+        // One that is looked for in the normalised text could be there without being in the text.
+        let added = tokenizer.get_added_tokens_decoder();
+        if added.values().any(|token| token.normalized) {
+            return None;
+        }
+        let added: Vec<String> = added.into_values().map(|token| token.content).collect();
+        let mut added_starts: Vec<u8> =
+            added.iter().filter_map(|token| token.bytes().next()).collect();
+        added_starts.sort_unstable();
+        added_starts.dedup();
+
+        let entries = model.get_vocab();
+        let unknown = *entries.get(&model.unk_token)?;
+        let prefix = model.continuing_subword_prefix.as_str();
+        let pairs = || entries.iter().map(|(text, &id)| (text.as_str(), id));
+        let words = Vocabulary::new(pairs())?;
+        let continuations = Vocabulary::new(
+            pairs().filter_map(|(text, id)| Some((text.strip_prefix(prefix)?, id))),
+        )?;
+        let word_chars_max = model.max_input_chars_per_word;
+        if word_chars_max > WORD_CHARS_MAX {
+            return None;
+        }
+        let byte = |byte: usize| u8::try_from(byte).unwrap_or(u8::MAX);
+        let folded = std::array::from_fn(|at| {
+            if normalizer.lowercase { byte(at).to_ascii_lowercase() } else { byte(at) }
+        });
+        let known = |at: usize| words.find(&[byte(at)]).unwrap_or(unknown);
+        Some(Self {
+            normalizer,
+            classes: std::array::from_fn(|at| Class::of(byte(at))),
+            folded,
+            bytes: std::array::from_fn(known),
+            words,
+            continuations,
+            word_chars_max,
+            unknown,
+            added,
+            added_starts,
+        })
+    }
+
+    /// Ids of a text; `None` for one with an added token in it (`[SEP]`), which is the library's.
+    pub(crate) fn ids(&self, text: &str) -> Option<Vec<u32>> {
+        if self.has_added_token(text) {
+            return None;
+        }
+        // Most mail has more bytes a token, none but punctuation has fewer than two.
+        let mut ids = Vec::with_capacity(text.len() / 3 + 8);
+        let bytes = text.as_bytes();
+        let (mut word, mut length) = ([0_u8; WORD_CHARS_MAX], 0);
+        let (mut chunk_start, mut chunk_ids, mut at) = (0, 0, 0);
+        while let Some(&byte) = bytes.get(at) {
+            match self.classes[usize::from(byte)] {
+                Class::Word => {
+                    // What does not fit is longer than any word may be: that it is counts.
+                    if let Some(place) = word.get_mut(length) {
+                        *place = self.folded[usize::from(byte)];
+                    }
+                    length += 1;
+                    at += 1;
+                }
+                Class::Punctuation => {
+                    self.ascii_word(&word, &mut length, &mut ids);
+                    ids.push(self.bytes[usize::from(byte)]);
+                    at += 1;
+                }
+                Class::Blank => {
+                    self.ascii_word(&word, &mut length, &mut ids);
+                    at += 1;
+                    (chunk_start, chunk_ids) = (at, ids.len());
+                }
+                Class::Other => {
+                    // The chunk once more, from its start.
+                    ids.truncate(chunk_ids);
+                    length = 0;
+                    let blank = |&byte: &u8| self.classes[usize::from(byte)] == Class::Blank;
+                    at += bytes[at..].iter().position(blank).unwrap_or(bytes.len() - at);
+                    self.chunk(&text[chunk_start..at], &mut ids);
+                    (chunk_start, chunk_ids) = (at, ids.len());
+                }
+            }
+        }
+        self.ascii_word(&word, &mut length, &mut ids);
+        Some(ids)
+    }
+
+    /// The word that ends here, if one does.
+    fn ascii_word(&self, word: &[u8; WORD_CHARS_MAX], length: &mut usize, ids: &mut Vec<u32>) {
+        match std::mem::take(length) {
+            0 => {}
+            length if length > self.word_chars_max => ids.push(self.unknown),
+            length => self.pieces(&word[..length], ids),
+        }
+    }
+
+    /// Longest pieces first; one unknown token for a word that has a part without any.
+    fn pieces(&self, mut word: &[u8], ids: &mut Vec<u32>) {
+        let (start, mut pieces) = (ids.len(), &self.words);
+        while !word.is_empty() {
+            let Some((length, id)) = pieces.longest(word) else {
+                ids.truncate(start);
+                return ids.push(self.unknown);
+            };
+            ids.push(id);
+            word = &word[length..];
+            pieces = &self.continuations;
+        }
+    }
+
+    /// Text without a blank, of any characters.
+    fn chunk(&self, chunk: &str, ids: &mut Vec<u32>) {
+        let text = self.normalized(chunk);
+        let mut start = 0;
+        for (at, c) in text.char_indices() {
+            let (blank, punctuation) = (c.is_whitespace(), is_punctuation(c));
+            if blank || punctuation {
+                self.word(&text[start..at], ids);
+                start = at + c.len_utf8();
+                if punctuation && !blank {
+                    self.word(&text[at..start], ids);
+                }
+            }
+        }
+        self.word(&text[start..], ids);
+    }
+
+    fn word(&self, word: &str, ids: &mut Vec<u32>) {
+        if word.len() > self.word_chars_max && word.chars().count() > self.word_chars_max {
+            ids.push(self.unknown);
+        } else if !word.is_empty() {
+            self.pieces(word.as_bytes(), ids);
+        }
+    }
+
+    /// The library's steps, in its order.
+    fn normalized<'t>(&self, chunk: &'t str) -> Cow<'t, str> {
+        let BertNormalizer { clean_text, handle_chinese_chars, strip_accents, lowercase, .. } =
+            self.normalizer;
+        let mut text = Cow::Borrowed(chunk);
+        if clean_text {
+            let kept = |&c: &char| !(c == '\0' || c == '\u{fffd}' || is_control(c));
+            let blank = |c: char| if c.is_whitespace() { ' ' } else { c };
+            text = text.chars().filter(kept).map(blank).collect::<String>().into();
+        }
+        if handle_chinese_chars && text.chars().any(is_chinese) {
+            let spaced = |c: char| {
+                let around = is_chinese(c).then_some(' ');
+                around.into_iter().chain([c]).chain(around)
+            };
+            text = text.chars().flat_map(spaced).collect::<String>().into();
+        }
+        if strip_accents.unwrap_or(lowercase) {
+            let decomposed = text.nfd().map(|(c, _)| c);
+            text = decomposed.filter(|c| !c.is_mark_nonspacing()).collect::<String>().into();
+        }
+        if lowercase {
+            text = text.chars().flat_map(char::to_lowercase).collect::<String>().into();
+        }
+        text
+    }
+
+    fn has_added_token(&self, text: &str) -> bool {
+        let begins = |at: usize| self.added.iter().any(|token| text[at..].starts_with(token));
+        self.added_starts.iter().any(|&start| {
+            // A byte that begins a token begins a character.
+            memchr::memchr_iter(start, text.as_bytes()).any(begins)
+        })
+    }
+}
+
+impl Class {
+    fn of(byte: u8) -> Self {
+        match byte {
+            b' ' | b'\t' | b'\n' | b'\r' => Self::Blank,
+            _ if byte.is_ascii_punctuation() => Self::Punctuation,
+            _ if byte.is_ascii_graphic() => Self::Word,
+            _ => Self::Other,
+        }
+    }
+}
+
+fn is_control(c: char) -> bool {
+    !matches!(c, '\t' | '\n' | '\r') && c.is_other()
+}
+
+fn is_punctuation(c: char) -> bool {
+    c.is_ascii_punctuation() || c.is_punctuation()
+}
+
+/// The blocks that BERT takes for ideographs.
+fn is_chinese(c: char) -> bool {
+    matches!(
+        u32::from(c),
+        0x4E00..=0x9FFF
+            | 0x3400..=0x4DBF
+            | 0x20000..=0x2A6DF
+            | 0x2A700..=0x2B73F
+            | 0x2B740..=0x2B81F
+            | 0x2B920..=0x2CEAF
+            | 0xF900..=0xFAFF
+            | 0x2F800..=0x2FA1F
+    )
+}
+
+#[cfg(test)]
+mod tests;

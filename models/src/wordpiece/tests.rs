@@ -1,0 +1,279 @@
+//! Id for id against the library.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use tokenizers::normalizers::BertNormalizer;
+use tokenizers::{AddedToken, Tokenizer};
+
+use super::WordPiece;
+
+/// The library, and ours.
+struct Both {
+    library: Tokenizer,
+    ours: WordPiece,
+}
+
+impl Both {
+    fn of(library: Tokenizer) -> Self {
+        let ours = WordPiece::of(&library).expect("all of it is known");
+        Self { library, ours }
+    }
+
+    fn check(&self, text: &str) {
+        let expected = self.library.encode_fast(text, false).expect("encodes");
+        if let Some(ids) = self.ours.ids(text) {
+            assert_eq!(ids, expected.get_ids(), "{text:?} with {:?}", self.ours.normalizer);
+        } else {
+            let added = |token: &String| text.contains(token.as_str());
+            assert!(self.ours.added.iter().any(added), "{text:?} is ours to read");
+        }
+    }
+}
+
+fn bundled() -> Tokenizer {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../bundled/spam/tokenizer.json");
+    let mut tokenizer = Tokenizer::from_file(path).expect("reads");
+    tokenizer.with_padding(None).with_truncation(None).expect("nothing to truncate");
+    tokenizer
+}
+
+/// The bundled vocabulary under every normaliser.
+fn all_normalizers() -> Vec<Both> {
+    let mut all = Vec::new();
+    for bits in 0..24_u8 {
+        let on = |bit: u8| bits >> bit & 1 == 1;
+        let strip = [None, Some(false), Some(true)][usize::from(bits >> 3)];
+        let mut tokenizer = bundled();
+        tokenizer.with_normalizer(Some(BertNormalizer::new(on(0), on(1), strip, on(2))));
+        all.push(Both::of(tokenizer));
+    }
+    all
+}
+
+/// splitmix64: the same texts on every run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u32) -> u32 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) % u64::from(limit)) as u32
+    }
+
+    fn character(&mut self) -> char {
+        let below = match self.below(10) {
+            0..=3 => 0x80,
+            4 | 5 => 0x250,
+            6 | 7 => 0x3100,
+            8 => 0x1_0000,
+            _ => 0x11_0000,
+        };
+        char::from_u32(self.below(below)).unwrap_or('\u{301}')
+    }
+
+    fn text(&mut self) -> String {
+        const PARTS: [&str; 24] = [
+            "the",
+            "Delivery",
+            "naïve",
+            "Grüße",
+            "don't",
+            " ",
+            "  ",
+            "\n",
+            "\u{301}",
+            "\u{323}",
+            "\u{ad}",
+            "\u{200b}",
+            "[SEP",
+            "[sep]",
+            "##ing",
+            "中文",
+            "한국어",
+            "İstanbul",
+            "ΣΊΣΥΦΟΣ",
+            "👩‍👩‍👧",
+            "…",
+            "\u{302e}",
+            "\u{1d165}",
+            "\u{0}",
+        ];
+        let mut text = String::new();
+        for _ in 0..self.below(24) {
+            match self.below(3) {
+                0 => text.push(self.character()),
+                1 => text.push_str(PARTS[self.below(24) as usize]),
+                _ => (0..self.below(8))
+                    .for_each(|_| text.push(char::from(32 + self.below(95) as u8))),
+            }
+        }
+        text
+    }
+}
+
+#[test]
+fn odd_texts() {
+    let long = |length: usize| format!("{} {}", "a".repeat(length), "é".repeat(length));
+    let mut texts: Vec<String> = [
+        "",
+        " ",
+        "\n\t\r ",
+        "\u{0}",
+        "a\u{0}b",
+        "\u{fffd}",
+        "a\u{fffd}b",
+        "\u{b}\u{c}a\u{b}b",
+        "a\u{1c}b\u{1f}c\u{7f}d",
+        "a\u{85}b\u{a0}c\u{2028}d\u{3000}e",
+        "a\u{200b}b\u{200d}\u{feff}c",
+        "e\u{301}\u{323} e\u{323}\u{301} \u{301}e",
+        "a\u{301}\u{0}\u{323}\u{302e}\u{1d165}b",
+        "İI ıi ẞß ΣΑΣ ςσ ǅ ﬁ Å Å",
+        "中文字 mixed中文words \u{20000}\u{2b820}\u{2f800}",
+        "한국어 \u{1112}\u{1161}\u{11ab}",
+        "👩‍👩‍👧‍👦 👍🏽 ☃️",
+        "¡hola! «quoted» — dash… ‘x’ ؟ 。",
+        "$100 + 5% ~ ^ ` | < = >",
+        "it's e-mail@example.com http://a.b/c?d=e&f",
+        "[sep] [CLS [ SEP] ##ing",
+        "[SEP]",
+        "a[SEP]b",
+        "x [CLS] y [MASK]",
+        "[UNK]",
+        "[PAD][PAD]",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    texts.extend([99, 100, 101, 255, 256, 257, 300].map(long));
+    for both in all_normalizers() {
+        texts.iter().for_each(|text| both.check(text));
+    }
+}
+
+#[test]
+fn every_character_alone_and_within_a_word() {
+    let both = Both::of(bundled());
+    let cased = {
+        let mut tokenizer = bundled();
+        tokenizer.with_normalizer(Some(BertNormalizer::new(true, true, Some(false), false)));
+        Both::of(tokenizer)
+    };
+    // In debug every seventh, and all of the first two planes' beginning.
+    let step = if cfg!(debug_assertions) { 7 } else { 1 };
+    let all = (0..=0x10_ffff_u32).filter(|c| c % step == 0 || *c < 0x500);
+    let (mut text, mut count) = (String::new(), 0);
+    for c in all.filter_map(char::from_u32) {
+        text.push_str(&format!("{c} a{c}b "));
+        count += 1;
+        if count % 64 == 0 {
+            both.check(&text);
+            cased.check(&text);
+            text.clear();
+        }
+    }
+    both.check(&text);
+}
+
+#[test]
+fn random_texts() {
+    let mut random = Random(1);
+    let rounds = if cfg!(debug_assertions) { 300 } else { 10_000 };
+    for both in all_normalizers() {
+        (0..rounds).for_each(|_| both.check(&random.text()));
+    }
+}
+
+#[test]
+fn small_vocabularies_and_limits() {
+    let vocabulary = ["[UNK]", "a", "##b", "@@b", "ab", "##ba", "##", "b", "##a", "é", "##é", "#"];
+    let vocabulary: BTreeMap<&str, usize> = vocabulary.into_iter().zip(10..).collect();
+    let mut random = Random(2);
+    for (prefix, limit) in [("##", 100), ("@@", 100), ("", 5), ("##", 1), ("##", 256)] {
+        let json = serde_json::json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
+            "post_processor": null, "decoder": null,
+            "normalizer": {
+                "type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true,
+                "strip_accents": false, "lowercase": true,
+            },
+            "pre_tokenizer": {"type": "BertPreTokenizer"},
+            "model": {
+                "type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": prefix,
+                "max_input_chars_per_word": limit, "vocab": vocabulary,
+            },
+        });
+        let tokenizer = Tokenizer::from_bytes(json.to_string()).expect("reads");
+        let both = Both::of(tokenizer);
+        for _ in 0..2000 {
+            let length = random.below(12);
+            let text: String = (0..length)
+                .map(|_| ['a', 'b', 'é', ' ', '#', '.'][random.below(6) as usize])
+                .collect();
+            both.check(&text);
+        }
+    }
+}
+
+#[test]
+fn what_is_not_understood_is_left_to_the_library() {
+    let mut added = bundled();
+    added.add_tokens(&[AddedToken::from("viagra", false)]);
+    assert!(WordPiece::of(&added).is_none(), "matched in the normalised text");
+    let mut other = bundled();
+    other.with_normalizer(Some(tokenizers::normalizers::Lowercase));
+    assert!(WordPiece::of(&other).is_none());
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    for (name, known) in
+        [("bert", true), ("electra", true), ("roberta-multi-label", false), ("deberta-v3", false)]
+    {
+        let tokenizer =
+            Tokenizer::from_file(fixtures.join(name).join("tokenizer.json")).expect("reads");
+        assert_eq!(WordPiece::of(&tokenizer).is_some(), known, "{name}");
+    }
+}
+
+/// `POSTSORT_CORPUS=FOLDER cargo test --release -p postsort-models corpus -- --ignored --nocapture`:
+/// every file below it, whole and line by line, and what both take for it.
+#[test]
+#[ignore = "needs a corpus"]
+fn corpus() {
+    let corpus = std::env::var_os("POSTSORT_CORPUS").expect("POSTSORT_CORPUS=FOLDER");
+    let both = Both::of(bundled());
+    let (mut folders, mut texts) = (vec![std::path::PathBuf::from(corpus)], Vec::new());
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("lists") {
+            let path = entry.expect("lists").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                texts.push(
+                    String::from_utf8_lossy(&std::fs::read(path).expect("reads")).into_owned(),
+                );
+            }
+        }
+    }
+    let mut micros = [Vec::new(), Vec::new()];
+    for text in &texts {
+        both.check(text);
+        text.lines().for_each(|line| both.check(line));
+        // What a model reads of it at most, in turn.
+        let head = &text[..text.floor_char_boundary(1500)];
+        for (times, ours) in micros.iter_mut().zip([false, true]) {
+            let clock = std::time::Instant::now();
+            if ours {
+                std::hint::black_box(both.ours.ids(head));
+            } else {
+                std::hint::black_box(both.library.encode_fast(head, false).expect("encodes"));
+            }
+            times.push(clock.elapsed().as_secs_f64() * 1e6);
+        }
+    }
+    let [library, ours] = micros.map(|mut times| {
+        times.sort_by(f64::total_cmp);
+        times[times.len() / 2]
+    });
+    println!("{} texts equal; heads of 1500 bytes: {library:.1} µs, {ours:.1} µs", texts.len());
+}
