@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::run::{Report, Row, Step};
 use crate::tally::{Figure, Tally};
+use crate::target::Target;
 
 /// Tables for a person.
 #[must_use]
@@ -56,7 +57,11 @@ pub fn json(report: &Report) -> String {
             result.insert("target".into(), json!(name));
             result.insert("load".into(), json!(step.load.to_string()));
             for figure in tally.figures() {
-                result.insert(figure.key.into(), json!(figure.value));
+                let value = match figure.value {
+                    Some(count) if figure.decimals == 0 => json!(count as u64),
+                    value => json!(value),
+                };
+                result.insert(figure.key.into(), value);
             }
             result.insert("seconds".into(), json!(tally.seconds));
             result.insert("retry_after_p50_seconds".into(), json!(tally.retry_after_seconds()));
@@ -75,13 +80,23 @@ pub fn json(report: &Report) -> String {
             })
         })
         .collect();
+    let target = |target: &Target| {
+        json!({
+            "name": target.name, "protocol": format!("{:?}", target.protocol).to_lowercase(),
+            "address": target.authority(), "path": target.path,
+        })
+    };
+    let named = |value: Option<String>| value.map(|value| value.to_lowercase());
     let json = json!({
         "settings": {
-            "targets": cli.targets.iter().map(|target| format!("{target:?}")).collect::<Vec<_>>(),
+            "targets": cli.targets.iter().map(target).collect::<Vec<_>>(),
             "seconds": cli.seconds, "slice_seconds": cli.slice_seconds,
             "warm_up_seconds": cli.warm_up_seconds, "timeout_ms": cli.timeout_ms,
             "cache": cli.cache, "seed": cli.seed, "connections_max": cli.connections_max,
-            "beside_bulk": cli.beside_bulk, "mails": report.mails,
+            "beside_bulk": cli.beside_bulk, "mails": report.mails, "model": cli.model,
+            "send": named(Some(format!("{:?}", cli.send))),
+            "long": named(cli.long.map(|long| format!("{long:?}"))),
+            "priority": named(cli.priority.map(|priority| format!("{priority:?}"))),
         },
         "most_requests_per_second": report.most,
         "results": results,
@@ -113,6 +128,11 @@ fn side_by_side(text: &mut String, step: &Step) {
     line(text, head.iter().enumerate().map(|(column, _)| if column == 0 { "---" } else { "---:" }));
     let others: Vec<Vec<Figure>> = others.iter().map(|other| other.tally.figures()).collect();
     for (index, figure) in first.tally.figures().into_iter().enumerate() {
+        // The rows of what happened to nobody say nothing.
+        let mut values = others.iter().map(|other| other[index].value).chain([figure.value]);
+        if values.all(|value| value.is_none_or(|value| value == 0.0)) {
+            continue;
+        }
         let mut cells = vec![figure.title.to_owned(), shown(figure.value, figure.decimals)];
         for other in &others {
             let other = other[index].value;

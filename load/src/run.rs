@@ -10,7 +10,7 @@ use crate::corpus::{self, Mail};
 use crate::error::Error;
 use crate::memory::{Process, Resident, Watch};
 use crate::pool::Pool;
-use crate::request::{Priority, Requests};
+use crate::request::{Priority, Requests, Wish};
 use crate::slice::{Asker, Span};
 use crate::tally::Tally;
 use crate::target::Target;
@@ -84,6 +84,8 @@ pub struct Report {
 struct Subject {
     name: String,
     asker: Asker,
+    /// Without a time limit, by which the server would refuse what it could do.
+    patient: Asker,
     bulk: Asker,
 }
 
@@ -96,7 +98,7 @@ pub async fn run(cli: &Cli) -> Result<Report, Error> {
     let subjects: Vec<Subject> =
         cli.targets.iter().map(|target| subject(cli, target, &mails)).collect::<Result<_, _>>()?;
     let watch = Watch::start(cli.processes.clone());
-    let mut runner = Runner { cli, next_mail: 0, next_seed: cli.seed };
+    let mut runner = Runner { cli, first_mail: 0 };
     let most = match cli.load.is_empty() {
         true => None,
         false => Some(runner.most(&subjects[0]).await?),
@@ -111,6 +113,7 @@ pub async fn run(cli: &Cli) -> Result<Report, Error> {
 
 fn subject(cli: &Cli, target: &Target, mails: &[Mail]) -> Result<Subject, Error> {
     let requests = Requests::new(target, mails, &cli.wish())?;
+    let patient = Requests::new(target, mails, &Wish { timeout_ms: None, ..cli.wish() })?;
     let bulk = Arc::new(requests.with_priority(Priority::Bulk));
     let asker = |requests: Arc<Requests>, connections_max| Asker {
         requests,
@@ -118,9 +121,12 @@ fn subject(cli: &Cli, target: &Target, mails: &[Mail]) -> Result<Subject, Error>
         limit: cli.limit(),
         give_up: Duration::from_secs_f64(cli.give_up_seconds),
     };
-    let name = target.name.clone();
-    let bulk = asker(bulk, cli.beside_bulk);
-    Ok(Subject { name, asker: asker(requests.into(), cli.connections_max), bulk })
+    Ok(Subject {
+        name: target.name.clone(),
+        asker: asker(requests.into(), cli.connections_max),
+        patient: Asker { limit: None, ..asker(patient.into(), cli.connections_max) },
+        bulk: asker(bulk, cli.beside_bulk),
+    })
 }
 
 fn loads(cli: &Cli, most: Option<f64>) -> Vec<Load> {
@@ -134,11 +140,19 @@ fn loads(cli: &Cli, most: Option<f64>) -> Vec<Load> {
     }
 }
 
-/// Where the run is in the mails and the seeds.
+/// Goes through the loads.
 struct Runner<'a> {
     cli: &'a Cli,
+    /// Every load begins with the same mails, unless the server may know them by then.
+    first_mail: usize,
+}
+
+/// Where a load is in the mails and the seeds.
+struct Turn {
     next_mail: usize,
-    next_seed: u64,
+    seed: u64,
+    warm_up: Duration,
+    measured: Duration,
 }
 
 impl Runner<'_> {
@@ -148,8 +162,10 @@ impl Runner<'_> {
         eprintln!("looking for the most that {} does with {connections} connections", subject.name);
         let measured = Duration::from_secs_f64(self.cli.find_seconds);
         let span = Span::now(self.warm_up(), measured);
-        let (tally, mails) = subject.asker.closed(connections, self.next_mail, span).await;
-        self.next_mail += mails;
+        let (tally, mails) = subject.patient.closed(connections, 0, span).await;
+        subject.patient.pool.close();
+        // With a cache, mails come once.
+        self.first_mail = if self.cli.cache { mails } else { 0 };
         let most = tally.good_per_second();
         if most > 0.0 {
             eprintln!("{} does {most:.1} requests/s", subject.name);
@@ -176,8 +192,13 @@ impl Runner<'_> {
                 bulk: bulk(),
             })
             .collect();
+        let mut turn = Turn {
+            next_mail: self.first_mail,
+            seed: self.cli.seed,
+            warm_up: self.warm_up(),
+            measured,
+        };
         for round in 0..rounds {
-            let warm_up = if round == 0 { self.warm_up() } else { Duration::ZERO };
             let mut order: Vec<usize> = (0..subjects.len()).collect();
             if round % 2 == 1 {
                 order.reverse();
@@ -185,16 +206,19 @@ impl Runner<'_> {
             eprintln!("{load}: round {} of {rounds}", round + 1);
             let mut mails_max = 0;
             for index in order {
-                let (tally, bulk, mails) =
-                    self.turn(load, &subjects[index], warm_up, measured).await;
+                let (tally, bulk, mails) = self.turn(load, &subjects[index], &turn).await;
                 rows[index].tally.merge(tally);
                 if let (Some(sum), Some(bulk)) = (&mut rows[index].bulk, bulk) {
                     sum.merge(bulk);
                 }
                 mails_max = mails_max.max(mails);
             }
-            self.next_mail += mails_max;
-            self.next_seed += 1;
+            turn.next_mail += mails_max;
+            turn.seed += 1;
+            turn.warm_up = Duration::ZERO;
+        }
+        if self.cli.cache {
+            self.first_mail = turn.next_mail;
         }
         Step { load, rows }
     }
@@ -204,12 +228,12 @@ impl Runner<'_> {
         &self,
         load: Load,
         subject: &Subject,
-        warm_up: Duration,
-        measured: Duration,
+        turn: &Turn,
     ) -> (Tally, Option<Tally>, usize) {
+        let Turn { next_mail, seed, warm_up, measured } = *turn;
         // Generated before the clock starts.
         let dues = match load {
-            Load::Open { rate, .. } => poisson(rate, warm_up + measured, self.next_seed),
+            Load::Open { rate, .. } => poisson(rate, warm_up + measured, seed),
             Load::Closed { .. } => Vec::new(),
         };
         let span = Span::now(warm_up, measured);
@@ -217,15 +241,15 @@ impl Runner<'_> {
             match load {
                 Load::Open { .. } => {
                     let mails = dues.len();
-                    (subject.asker.open(dues, self.next_mail, span).await, mails)
+                    (subject.asker.open(dues, next_mail, span).await, mails)
                 }
                 Load::Closed { connections } => {
-                    subject.asker.closed(connections, self.next_mail, span).await
+                    subject.asker.closed(connections, next_mail, span).await
                 }
             }
         };
         // Other mails than the ones beside it, or the server would answer both at once.
-        let bulk_mail = self.next_mail + subject.asker.requests.len() / 2;
+        let bulk_mail = next_mail + subject.asker.requests.len() / 2;
         let beside = async {
             match self.cli.beside_bulk {
                 0 => None,
