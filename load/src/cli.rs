@@ -40,7 +40,7 @@ pub struct Cli {
     /// How long a turn is where several servers are compared
     #[arg(long, default_value_t = 5.0, value_name = "S")]
     pub slice_seconds: f64,
-    /// Load before the first turn of each server at each rate, which does not count
+    /// Load before each turn of a server, which does not count
     #[arg(long, default_value_t = 2.0, value_name = "S")]
     pub warm_up_seconds: f64,
     /// Time limit, sent as X-Request-Timeout: later answers are not good

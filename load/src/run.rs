@@ -215,7 +215,6 @@ impl Runner<'_> {
             }
             turn.next_mail += mails_max;
             turn.seed += 1;
-            turn.warm_up = Duration::ZERO;
         }
         if self.cli.cache {
             self.first_mail = turn.next_mail;

@@ -100,8 +100,9 @@ impl Tally {
                 return self.count(reason, 1);
             }
             Outcome::Transport(reason) => {
+                // Who got no answer waited for it all the same.
                 self.transport += 1;
-                return self.count(reason, 1);
+                self.count(reason, 1);
             }
         }
         self.latency.saturating_record(latency.as_micros() as u64);

@@ -52,10 +52,12 @@ pub(crate) struct BoundedTokenizer {
 
 impl BoundedTokenizer {
     pub(crate) fn new(tokenizer: Tokenizer) -> Result<Self, ModelError> {
-        let runs = Runs::of(&tokenizer)?;
-        let id_max = tokenizer.get_vocab(true).into_values().max().unwrap_or(0);
-        let fast = WordPiece::of(&tokenizer);
-        Ok(Self { tokenizer, fast, id_max, runs })
+        let vocabulary = tokenizer.get_vocab(true);
+        let id_max = vocabulary.values().copied().max().unwrap_or(0);
+        let fast = WordPiece::of(&tokenizer, &vocabulary);
+        let mut this = Self { tokenizer, fast, id_max, runs: Runs::default() };
+        this.runs = Runs::of(&this)?;
+        Ok(this)
     }
 
     /// The largest id that it can give.
@@ -111,17 +113,12 @@ impl BoundedTokenizer {
     }
 
     fn ids(&self, text: &str) -> Result<Vec<u32>, ModelError> {
-        match self.fast.as_ref().and_then(|fast| fast.ids(text)) {
-            Some(ids) => Ok(ids),
-            None => ids(&self.tokenizer, text),
+        if let Some(ids) = self.fast.as_ref().and_then(|fast| fast.ids(text)) {
+            return Ok(ids);
         }
+        let wrong = |error: tokenizers::Error| ModelError::Tokenize { reason: error.to_string() };
+        Ok(self.tokenizer.encode_fast(text, false).map_err(wrong)?.get_ids().to_vec())
     }
-}
-
-fn ids(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, ModelError> {
-    let encoding = tokenizer.encode_fast(text, false);
-    let encoding = encoding.map_err(|error| ModelError::Tokenize { reason: error.to_string() })?;
-    Ok(encoding.get_ids().to_vec())
 }
 
 fn capped_head(piece: &str) -> &str {
@@ -148,7 +145,7 @@ fn cut_before(text: &str, from: usize) -> usize {
 }
 
 /// Which runs may be shortened without changing an id. The tokenizer is asked, once.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Runs {
     /// White space beyond [`Self::BLANKS`] in a row changes nothing.
     blanks: bool,
@@ -162,8 +159,8 @@ impl Runs {
     /// Below this nothing is gained.
     const BYTES_MIN: usize = 8 << 10;
 
-    fn of(tokenizer: &Tokenizer) -> Result<Self, ModelError> {
-        let between = |run: String| ids(tokenizer, &format!("a {run} b"));
+    fn of(tokenizer: &BoundedTokenizer) -> Result<Self, ModelError> {
+        let between = |run: String| tokenizer.ids(&format!("a {run} b"));
         let same = |pattern: &str, length: usize| -> Result<bool, ModelError> {
             let run = |length: usize| between(pattern.chars().cycle().take(length).collect());
             Ok(run(length)? == run(length * 2)?)

@@ -9,6 +9,7 @@
 mod vocabulary;
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 
 use tokenizers::models::ModelWrapper;
 use tokenizers::normalizers::{BertNormalizer, NormalizerWrapper};
@@ -46,12 +47,17 @@ enum Class {
     Other,
 }
 
+/// Words, accents, ideographs, punctuation and what is in no vocabulary.
+const SAMPLE: &str = "Re: Größe of naïve 中文, don't — 12% off\u{301} qzxqzx \u{1f600}";
+/// Each is looked at when a tokenizer is opened.
+const ADDED_MAX: usize = 256;
 /// A longer limit than this is nobody's.
 const WORD_CHARS_MAX: usize = 256;
 
 impl WordPiece {
-    /// Of a tokenizer all of whose parts are known here; `None` otherwise.
-    pub(crate) fn of(tokenizer: &Tokenizer) -> Option<Self> {
+    /// Of a tokenizer all of whose parts are known here; `None` otherwise. `vocabulary` has all of
+    /// its tokens, added ones included.
+    pub(crate) fn of(tokenizer: &Tokenizer, vocabulary: &HashMap<String, u32>) -> Option<Self> {
         let Some(&NormalizerWrapper::BertNormalizer(normalizer)) = tokenizer.get_normalizer()
         else {
             return None;
@@ -67,15 +73,22 @@ impl WordPiece {
             return None;
         }
         let added: Vec<String> = added.into_values().map(|token| token.content).collect();
+        if added.len() > ADDED_MAX {
+            return None;
+        }
         let mut added_starts: Vec<u8> =
             added.iter().filter_map(|token| token.bytes().next()).collect();
         added_starts.sort_unstable();
         added_starts.dedup();
 
-        let entries = model.get_vocab();
-        let unknown = *entries.get(&model.unk_token)?;
+        let unknown = model.token_to_id(&model.unk_token)?;
         let prefix = model.continuing_subword_prefix.as_str();
-        let pairs = || entries.iter().map(|(text, &id)| (text.as_str(), id));
+        let foreign: Vec<&String> =
+            added.iter().filter(|token| model.token_to_id(token).is_none()).collect();
+        let pairs = || {
+            let pieces = vocabulary.iter().filter(|(text, _)| !foreign.contains(text));
+            pieces.map(|(text, &id)| (text.as_str(), id))
+        };
         let words = Vocabulary::new(pairs())?;
         let continuations = Vocabulary::new(
             pairs().filter_map(|(text, id)| Some((text.strip_prefix(prefix)?, id))),
@@ -89,7 +102,7 @@ impl WordPiece {
             if normalizer.lowercase { byte(at).to_ascii_lowercase() } else { byte(at) }
         });
         let known = |at: usize| words.find(&[byte(at)]).unwrap_or(unknown);
-        Some(Self {
+        let this = Self {
             normalizer,
             classes: std::array::from_fn(|at| Class::of(byte(at))),
             folded,
@@ -100,6 +113,18 @@ impl WordPiece {
             unknown,
             added,
             added_starts,
+        };
+        this.agrees_with(tokenizer).then_some(this)
+    }
+
+    /// Whether a few texts have the library's ids: what a file may say beside all that is known
+    /// here, as a post-processor that repeats a text, shows in them.
+    fn agrees_with(&self, tokenizer: &Tokenizer) -> bool {
+        let normalized = self.added.iter().map(|token| self.normalized(token));
+        normalized.chain([Cow::Borrowed(SAMPLE)]).all(|text| {
+            let expected = tokenizer.encode_fast(&*text, false);
+            let ours = self.ids(&text);
+            ours.is_none_or(|ids| expected.is_ok_and(|expected| expected.get_ids() == ids))
         })
     }
 

@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use postsort_models::ScoreFunction;
+use postsort_models::{LongText, ScoreFunction};
 use serde::{Deserialize, Serialize};
 
 use super::App;
@@ -129,7 +129,9 @@ async fn answer(
         PredictInputs::Batch(inputs) => (bounded(inputs, app.pipeline.limits.items_max)?, false),
     };
     let characters: usize = inputs.iter().map(Input::bytes).sum();
-    let options = ClassifyOptions { refuse_long: call.truncate != Some(true), ..options };
+    // Cut means cut here, whatever a manifest says of long text: TEI reads the head.
+    let long = Some(LongText::Truncate);
+    let options = ClassifyOptions { refuse_long: call.truncate != Some(true), long, ..options };
     let answer = app.pipeline.classify(model, inputs, options).await?;
     let folder = &answer.version.folder;
     let labels = folder.labels();
