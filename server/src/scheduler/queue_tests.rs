@@ -297,3 +297,47 @@ fn what_is_ahead_is_what_goes_first_and_no_more_than_a_share_of_others() {
     near(queue.ahead((0, Bulk), one, start), one * 22);
     near(queue.backlog(start), one * 22);
 }
+
+/// Tokens of the corpus' mails: the middle of each fortieth.
+const CORPUS_TOKENS: [usize; 40] = [
+    40, 59, 67, 75, 84, 93, 104, 114, 123, 134, 144, 154, 162, 173, 183, 194, 208, 220, 230, 243,
+    254, 267, 282, 295, 312, 329, 354, 378, 408, 442, 482, 523, 579, 643, 740, 864, 1074, 1504,
+    2093, 4439,
+];
+
+/// `cargo test -p postsort-server --lib at_seven_tenths -- --ignored --nocapture`: what the policy
+/// makes of corpus mail on an engine without noise, which no policy of this engine can be far below.
+#[test]
+#[ignore = "prints figures"]
+fn at_seven_tenths_of_what_the_engine_does() {
+    for read_in_windows in [false, true] {
+        let shape = |tokens: usize| match tokens.checked_sub(256) {
+            Some(rest) if read_in_windows => (8.min(1 + rest.div_ceil(167)), 256),
+            _ => (1, tokens.min(256)),
+        };
+        let cost = |(windows, tokens): (usize, usize)| {
+            Duration::from_micros((windows * (100 + 40 * tokens)) as u64)
+        };
+        let mean =
+            CORPUS_TOKENS.into_iter().map(|tokens| cost(shape(tokens))).sum::<Duration>() / 40;
+        let (mut random, mut at) = (Random(11), Duration::ZERO);
+        let arrivals: Vec<Arrival> = (0..40_000)
+            .map(|_| {
+                let uniform = (random.below(1 << 30) + 1) as f64 / f64::from(1 << 30);
+                at += mean.mul_f64(-uniform.ln() / 0.7);
+                let (windows, tokens) = shape(CORPUS_TOKENS[random.below(40) as usize]);
+                Arrival { windows, ..mail(at, 0, tokens, Normal) }
+            })
+            .collect();
+        let idle: Vec<_> =
+            arrivals.iter().map(|arrival| cost((arrival.windows, arrival.tokens))).collect();
+        let loaded: Vec<_> = simulate(arrivals).iter().map(|outcome| outcome.after).collect();
+        let figures =
+            |times: Vec<Duration>| [0.5, 0.95, 0.99].map(|at| percentile(times.clone(), at));
+        let (idle, loaded) = (figures(idle), figures(loaded));
+        let ratio = loaded[2].as_secs_f64() / idle[0].as_secs_f64();
+        println!(
+            "windows {read_in_windows}: idle {idle:?}, at 0.7 {loaded:?}: p99 {ratio:.1} × idle p50"
+        );
+    }
+}
