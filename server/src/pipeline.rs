@@ -271,7 +271,7 @@ impl Request {
             let deadline = self.deadline;
             jobs.push(Job { model, windows, priority, deadline, queued_at, reply });
         }
-        self.pipeline.scheduler.submit(&mut admission, jobs);
+        self.pipeline.scheduler.submit(&mut admission, jobs).map_err(demand::refused)?;
 
         // → logits, aggregated and kept
         let mut verdicts = Vec::with_capacity(waiting.len());

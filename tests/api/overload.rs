@@ -36,7 +36,7 @@ fn every_request_is_answered_refused_or_expired_and_counted() {
                     }));
                     match answer.status {
                         200 => {
-                            assert_eq!(answer.json()["results"].as_array().map(Vec::len), Some(40))
+                            assert_eq!(answer.json()["results"].as_array().map(Vec::len), Some(40));
                         }
                         429 => {
                             assert_eq!(answer.code(), "overloaded", "{}", answer.text);

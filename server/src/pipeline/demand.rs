@@ -43,14 +43,20 @@ impl Request {
         } else {
             scheduler.admit(demand)
         };
-        admitted.map_err(|refused| match refused {
-            Refused::Full { queued, queued_max, unit, retry_after } => {
-                Error::Overloaded { queued, queued_max, unit, retry_after }
-            }
-            Refused::Late { expected, retry_after } => {
-                Error::NotInTime { expected, timeout: Duration::ZERO, retry_after }
-            }
-        })
+        admitted.map_err(refused)
+    }
+}
+
+/// What the client is told.
+pub(super) fn refused(refused: Refused) -> Error {
+    match refused {
+        Refused::Full { queued, queued_max, unit, retry_after } => {
+            Error::Overloaded { queued, queued_max, unit, retry_after }
+        }
+        // The caller knows the time limit.
+        Refused::Late { expected, retry_after } => {
+            Error::NotInTime { expected, timeout: Duration::ZERO, retry_after }
+        }
     }
 }
 

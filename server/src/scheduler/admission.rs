@@ -159,22 +159,28 @@ impl<M: BatchModel> State<M> {
             let retry_after = self.backlog(now);
             return Err(Refused::Full { queued, queued_max, unit, retry_after });
         }
-        // Whoever finds nobody before him tries, however little time he has.
-        if all.jobs > 0 {
-            let who = (demand.owner, demand.priority);
-            let ahead =
-                self.queue.ahead(who, demand.cost, now) + self.ledger.pending(demand.priority);
-            let expected = ahead.mul_f64(1.0 + MARGIN) + demand.cost;
-            let left = demand.deadline.saturating_duration_since(now);
-            if expected > left {
-                return Err(Refused::Late { expected, retry_after: expected - left });
-            }
-        }
+        self.is_in_time(demand, now)?;
         self.ledger.change(demand.owner, |held| {
             held.jobs += demand.jobs;
             held.tokens += demand.tokens;
         });
         self.ledger.pending[demand.priority as usize] += demand.cost;
+        Ok(())
+    }
+
+    /// Refuses what would be late for what is admitted already. Whoever finds nobody before him
+    /// tries, however little time he has.
+    fn is_in_time(&self, demand: &Demand, now: Instant) -> Result<(), Refused> {
+        if self.ledger.jobs() == 0 {
+            return Ok(());
+        }
+        let who = (demand.owner, demand.priority);
+        let ahead = self.queue.ahead(who, demand.cost, now) + self.ledger.pending(demand.priority);
+        let expected = ahead.mul_f64(1.0 + MARGIN) + demand.cost;
+        let left = demand.deadline.saturating_duration_since(now);
+        if expected > left {
+            return Err(Refused::Late { expected, retry_after: expected - left });
+        }
         Ok(())
     }
 
@@ -189,11 +195,25 @@ impl<M: BatchModel> Admission<M> {
         Self { shared, demand, pending: true }
     }
 
-    /// Its jobs have joined the queue, with so many tokens.
-    pub(super) fn queued(&mut self, ledger: &mut Ledger, tokens: usize) {
-        self.leave_pending(ledger);
+    /// Its jobs are about to join the queue: now it is known what they have and what they take.
+    ///
+    /// # Errors
+    /// [`Refused::Late`] if that is so much more than was guessed that they would be late.
+    pub(super) fn queued(
+        &mut self,
+        state: &mut State<M>,
+        (tokens, cost): (usize, Duration),
+        now: Instant,
+    ) -> Result<(), Refused> {
+        self.leave_pending(&mut state.ledger);
         let guessed = std::mem::replace(&mut self.demand.tokens, tokens);
-        ledger.change(self.demand.owner, |held| held.tokens = held.tokens - guessed + tokens);
+        state.ledger.change(self.demand.owner, |held| held.tokens = held.tokens - guessed + tokens);
+        if cost > std::mem::replace(&mut self.demand.cost, cost)
+            && state.ledger.jobs() > self.demand.jobs
+        {
+            return state.is_in_time(&self.demand, now);
+        }
+        Ok(())
     }
 
     fn leave_pending(&mut self, ledger: &mut Ledger) {

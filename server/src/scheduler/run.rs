@@ -90,16 +90,26 @@ impl<M: BatchModel> Scheduler<M> {
     }
 
     /// Queues admitted jobs together. Every job's reply is sent or dropped, never forgotten.
-    pub fn submit(&self, admission: &mut Admission<M>, jobs: Vec<Job<M>>) {
-        let tokens = jobs.iter().flat_map(|job| &job.windows).map(|window| window.ids.len()).sum();
-        let mut state = self.shared.state.lock();
-        admission.queued(&mut state.ledger, tokens);
-        if state.closed {
-            return;
+    ///
+    /// # Errors
+    /// [`Refused::Late`] when their texts are longer than was guessed and they would be late.
+    pub fn submit(&self, admission: &mut Admission<M>, jobs: Vec<Job<M>>) -> Result<(), Refused> {
+        let (mut tokens, mut cost) = (0, Duration::ZERO);
+        for (model, windows) in jobs.iter().map(|job| (&job.model, &job.windows)) {
+            cost += model.cost().pass();
+            for window in windows {
+                tokens += window.ids.len();
+                cost += model.cost().sequence(window.ids.len());
+            }
         }
-        jobs.into_iter().for_each(|job| state.queue.push(job));
+        let mut state = self.shared.state.lock();
+        admission.queued(&mut state, (tokens, cost), Instant::now())?;
+        if !state.closed {
+            jobs.into_iter().for_each(|job| state.queue.push(job));
+        }
         drop(state);
         self.shared.wake.notify_one();
+        Ok(())
     }
 
     /// Mails that wait or run.

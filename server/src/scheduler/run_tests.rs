@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicIsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-use postsort_models::{Encoding, ModelError};
+use postsort_models::{Encoding, ModelError, PassTime};
 use tokio::sync::oneshot;
 
 use super::super::{
@@ -101,7 +101,7 @@ fn demand(owner: usize, jobs: usize) -> Demand {
 
 fn submit(scheduler: &Scheduler<Echo>, jobs: Vec<Job<Echo>>) -> Admission<Echo> {
     let mut admission = scheduler.admit(demand(1, jobs.len())).expect("room");
-    scheduler.submit(&mut admission, jobs);
+    scheduler.submit(&mut admission, jobs).expect("in time");
     admission
 }
 
@@ -180,7 +180,7 @@ fn tokens_are_bounded_too_but_a_large_request_is_let_in_alone() {
     drop(alone);
     let mut guessed = scheduler.admit(large(900)).expect("fits");
     assert!(scheduler.admit(large(200)).is_err());
-    scheduler.submit(&mut guessed, Vec::new());
+    scheduler.submit(&mut guessed, Vec::new()).expect("in time");
     scheduler.admit(large(200)).expect("it had fewer tokens than guessed");
 }
 
@@ -216,6 +216,24 @@ fn what_cannot_be_in_time_is_refused_at_once() {
     assert_eq!(scheduler.backlog(), Duration::from_secs(1));
     drop(first);
     assert_eq!(scheduler.backlog(), Duration::ZERO);
+}
+
+#[test]
+fn a_text_that_is_longer_than_guessed_is_refused_before_it_is_computed() {
+    let (echo, scheduler) = (Echo::default(), scheduler(10));
+    let took = Duration::from_millis(100);
+    let measured = |sequences: usize, took| PassTime { sequences, sequence_tokens: 1, took };
+    echo.0.cost.fit(&[measured(1, took), measured(2, took * 2)]);
+    let timeout = |millis| Instant::now() + Duration::from_millis(millis);
+    let guess = |cost: Duration, deadline| Demand { cost, deadline, ..demand(1, 1) };
+    let _before = scheduler.admit(guess(took, timeout(60_000))).expect("room");
+    let mut admission = scheduler.admit(guess(took, timeout(400))).expect("it seems in time");
+    let (job, mut answer) = job(&echo, &[1, 2, 3, 4, 5]);
+    let refused = scheduler.submit(&mut admission, vec![job]).expect_err("five windows");
+    assert!(matches!(refused, Refused::Late { .. }), "{refused:?}");
+    assert!(answer.try_recv().is_err(), "not computed");
+    drop(admission);
+    assert_eq!(scheduler.admitted_jobs(), 1);
 }
 
 #[tokio::test]
