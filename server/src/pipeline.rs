@@ -27,6 +27,9 @@ use watch::RequestWatch;
 /// longer than the hand-over does.
 const INLINE_BYTES_MAX: usize = 32 << 10;
 
+/// From the engine to the client: an answer is planned to be ready so long before its deadline.
+const WAY_BACK: Duration = Duration::from_millis(3);
+
 /// Everything that answers a request, without HTTP.
 pub struct Pipeline {
     /// The models.
@@ -268,7 +271,7 @@ impl Request {
             let (reply, answer) = oneshot::channel();
             waiting.push((at, lead, answer, tokens, windows.len(), truncated));
             let (model, priority) = (LeasedModel(model.clone()), self.options.priority);
-            let deadline = self.deadline;
+            let deadline = self.deadline - WAY_BACK;
             jobs.push(Job { model, windows, priority, deadline, queued_at, reply });
         }
         self.pipeline.scheduler.submit(&mut admission, jobs).map_err(demand::refused)?;

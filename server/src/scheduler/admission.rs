@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::job::{BatchModel, Priority};
+use super::plan::MARGIN;
 use super::run::{Shared, State};
 
 /// Bounds of what waits and runs.
@@ -65,8 +66,6 @@ pub struct Admission<M: BatchModel> {
     pending: bool,
 }
 
-/// Waiting takes longer than expected by up to this part before a deadline is missed.
-const MARGIN: f64 = 0.15;
 /// One model may take so many fifths of the room while others are there to want the rest.
 const MODEL_FIFTHS: usize = 4;
 
@@ -176,7 +175,7 @@ impl<M: BatchModel> State<M> {
         }
         let who = (demand.owner, demand.priority);
         let ahead = self.queue.ahead(who, demand.cost, now) + self.ledger.pending(demand.priority);
-        let expected = ahead.mul_f64(1.0 + MARGIN) + demand.cost;
+        let expected = (ahead + demand.cost).mul_f64(1.0 + MARGIN);
         let left = demand.deadline.saturating_duration_since(now);
         if expected > left {
             return Err(Refused::Late { expected, retry_after: expected - left });

@@ -66,6 +66,8 @@ pub struct Pick {
 pub const AGED_AFTER: Duration = Duration::from_secs(2);
 /// How many times its own cost a job may be overtaken.
 pub const STRETCH: u32 = 8;
+/// Computing takes longer than expected by up to this part before a deadline is missed.
+pub(super) const MARGIN: f64 = 0.15;
 /// A pass is filled until its own cost is this part of the whole.
 const PASS_PART: u32 = 20;
 
@@ -210,25 +212,25 @@ fn fill(
 /// it or another one late.
 fn most_urgent(queue: &[QueuedJob], first: usize, now: Instant) -> Option<usize> {
     let work: Duration = queue.iter().map(QueuedJob::cost_alone).sum();
-    if queue.iter().all(|job| now + work <= job.deadline) {
+    if queue.iter().all(|job| now + work.mul_f64(1.0 + MARGIN) <= job.deadline) {
         return None;
     }
     let mut by_deadline: Vec<usize> = (0..queue.len()).collect();
     by_deadline.sort_by_key(|&at| (queue[at].deadline, Reverse(queue[at].priority)));
     let held_up = queue[first].window().1 + queue[first].pass_cost;
-    let (mut done, mut urgent) = (now, None);
+    let (mut work, mut urgent) = (Duration::ZERO, None);
     for at in by_deadline {
         if at == first {
             // Whoever comes after it waits for it either way.
             return None;
         }
-        let (job, finished) = (&queue[at], done + queue[at].cost_alone());
-        if finished > job.deadline {
+        let (job, with_it) = (&queue[at], work + queue[at].cost_alone());
+        if now + with_it > job.deadline {
             continue;
         }
-        done = finished;
+        work = with_it;
         urgent = urgent.or(Some(at));
-        if finished + held_up > job.deadline {
+        if now + work.mul_f64(1.0 + MARGIN) + held_up > job.deadline {
             return urgent;
         }
     }
