@@ -121,8 +121,12 @@ impl QueuedJob {
         (self.priority as u32).saturating_sub(u32::try_from(lifts).unwrap_or(u32::MAX))
     }
 
+    /// What a job is overtaken until, but never into the last quarter of its time: what is begun at
+    /// the last moment is late for any noise.
     fn virtual_deadline(&self) -> Instant {
-        self.queued_at + self.cost * STRETCH
+        let time = self.deadline.saturating_duration_since(self.queued_at);
+        let latest = (time - time / 4).saturating_sub(self.cost.mul_f64(1.0 + MARGIN));
+        self.queued_at + (self.cost * STRETCH).min(latest)
     }
 
     /// With a pass of its own, which is the most that it can take.

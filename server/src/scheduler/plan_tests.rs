@@ -101,6 +101,11 @@ fn a_job_is_overtaken_so_many_times_its_cost_and_no_longer() {
     let margin = (long.cost - short(MS).cost) * STRETCH;
     assert_eq!(batch(&[long, short(margin - MS)], now)[0], 1);
     assert_eq!(batch(&[long, short(margin + MS)], now)[0], 0);
+    // Three quarters of 40 ms, less its own 8 ms and a margin: 20.8 ms after it came.
+    let limited = QueuedJob { deadline: start + MS * 40, ..long };
+    let short = |after: u32| QueuedJob { cost: MS, ..short(MS * after) };
+    assert_eq!(batch(&[limited, short(12)], start + MS * 13)[0], 1);
+    assert_eq!(batch(&[limited, short(13)], start + MS * 13)[0], 0);
 }
 
 #[test]
