@@ -18,7 +18,7 @@ use crate::{report, run};
 #[derive(Debug, Clone, Parser)]
 #[command(name = "postsort-load", version)]
 pub struct Cli {
-    /// Server: [NAME=][tei+|oip+]http://HOST:PORT[/PATH]; several take turns, the first is what the
+    /// Server: `[NAME=][tei+|oip+]http://HOST:PORT[/PATH]`; several take turns, the first is what the
     /// others are compared with
     #[arg(long = "url", required = true, value_name = "[NAME=]URL")]
     pub targets: Vec<Target>,

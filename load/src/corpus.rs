@@ -22,7 +22,7 @@ const BLOCK: usize = 64;
 /// Every mail below `folder` that has a text, in an order that `seed` decides.
 ///
 /// One mail in ten holds four tenths of all text, so that some hundred mails drawn blindly are a
-/// tenth more or less work than others. Hence every [`BLOCK`] mails hold one of each length class.
+/// tenth more or less work than others. Hence every 64 mails hold one of each length class.
 ///
 /// # Errors
 /// Where a file cannot be read, or no mail is found.
