@@ -26,7 +26,7 @@ pub enum Outcome {
     Transport(String),
 }
 
-/// Judges what came back `latency` after the request was due.
+/// Judges what came back `latency` after the request was sent.
 #[must_use]
 pub fn judge(
     answer: Result<Answer, String>,

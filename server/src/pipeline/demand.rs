@@ -1,6 +1,5 @@
 //! What a request asks of the engine, guessed before anything of it is tokenised.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use postsort_models::LongText;
@@ -19,7 +18,7 @@ impl Request {
     pub(super) async fn admit(
         &self,
         version: &Version,
-        texts: &Arc<Vec<Readable>>,
+        texts: &[Readable],
         wanted: &[usize],
         long: LongText,
     ) -> Result<Admission<LeasedModel>, Error> {

@@ -68,6 +68,8 @@ pub struct Admission<M: BatchModel> {
 
 /// One model may take so many fifths of the room while others are there to want the rest.
 const MODEL_FIFTHS: usize = 4;
+/// Back-fills of all models leave room for whoever comes.
+const BULK_FIFTHS: usize = 3;
 
 /// What is admitted.
 #[derive(Debug, Default)]
@@ -85,13 +87,13 @@ struct Held {
 }
 
 impl AdmissionLimits {
-    /// What one model may take, and back-fills of all models: those leave room for whoever comes.
+    /// What all models together may take for such a demand, and what one may.
     fn of(self, demand: &Demand) -> (Self, Self) {
         let part = |fifths: usize| Self {
             jobs_max: (self.jobs_max * fifths).div_ceil(5),
             tokens_max: (self.tokens_max * fifths).div_ceil(5),
         };
-        let all = if demand.priority == Priority::Bulk { part(3) } else { self };
+        let all = if demand.priority == Priority::Bulk { part(BULK_FIFTHS) } else { self };
         (all, part(MODEL_FIFTHS))
     }
 }
@@ -158,7 +160,7 @@ impl<M: BatchModel> State<M> {
             let retry_after = self.backlog(now);
             return Err(Refused::Full { queued, queued_max, unit, retry_after });
         }
-        self.is_in_time(demand, now)?;
+        self.is_in_time(demand, 0, now)?;
         self.ledger.change(demand.owner, |held| {
             held.jobs += demand.jobs;
             held.tokens += demand.tokens;
@@ -167,10 +169,10 @@ impl<M: BatchModel> State<M> {
         Ok(())
     }
 
-    /// Refuses what would be late for what is admitted already. Whoever finds nobody before him
-    /// tries, however little time he has.
-    fn is_in_time(&self, demand: &Demand, now: Instant) -> Result<(), Refused> {
-        if self.ledger.jobs() == 0 {
+    /// Refuses what would be late for what is admitted already, `own_jobs` of it the demand's. Whoever
+    /// finds nobody before him tries, however little time he has.
+    fn is_in_time(&self, demand: &Demand, own_jobs: usize, now: Instant) -> Result<(), Refused> {
+        if self.ledger.jobs() == own_jobs {
             return Ok(());
         }
         let who = (demand.owner, demand.priority);
@@ -207,12 +209,8 @@ impl<M: BatchModel> Admission<M> {
         self.leave_pending(&mut state.ledger);
         let guessed = std::mem::replace(&mut self.demand.tokens, tokens);
         state.ledger.change(self.demand.owner, |held| held.tokens = held.tokens - guessed + tokens);
-        if cost > std::mem::replace(&mut self.demand.cost, cost)
-            && state.ledger.jobs() > self.demand.jobs
-        {
-            return state.is_in_time(&self.demand, now);
-        }
-        Ok(())
+        let guessed = std::mem::replace(&mut self.demand.cost, cost);
+        if cost > guessed { state.is_in_time(&self.demand, self.demand.jobs, now) } else { Ok(()) }
     }
 
     fn leave_pending(&mut self, ledger: &mut Ledger) {

@@ -59,7 +59,7 @@ impl CostModel {
     #[expect(clippy::cast_precision_loss, reason = "tokens are few")]
     pub fn sequence(&self, tokens: usize) -> Duration {
         let tokens = tokens as f64;
-        let [_, token, square] = [0, 1, 2].map(|term| self.terms[term].get());
+        let [_, token, square] = self.terms.each_ref().map(Number::get);
         seconds((token * tokens + square * tokens * tokens) * self.scale.get())
     }
 
@@ -214,7 +214,7 @@ mod tests {
         ] {
             let cost = CostModel::default();
             cost.fit(&odd);
-            let [pass, token, square] = [0, 1, 2].map(|term| cost.terms[term].get());
+            let [pass, token, square] = cost.terms.each_ref().map(super::Number::get);
             assert!(pass >= super::PASS_SECONDS_MIN && token >= 0.0 && square >= 0.0, "{odd:?}");
             assert!([pass, token, square].iter().all(|term| term.is_finite()), "{odd:?}");
         }

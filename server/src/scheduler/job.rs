@@ -92,6 +92,14 @@ pub struct Job<M> {
     pub reply: oneshot::Sender<Result<JobDone, JobError>>,
 }
 
+/// Tokens of these windows of one model, and what they add to a pass.
+pub(super) fn work(model: &impl BatchModel, windows: &[Encoding]) -> (usize, Duration) {
+    windows.iter().fold((0, Duration::ZERO), |(tokens, cost), window| {
+        let more = window.ids.len();
+        (tokens + more, cost + model.cost().sequence(more))
+    })
+}
+
 /// A computed mail.
 #[derive(Clone, Debug, PartialEq)]
 pub struct JobDone {

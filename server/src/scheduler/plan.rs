@@ -157,13 +157,13 @@ pub fn next_batch(
         (job.class(shares.neglected_since(job), now), shares.used(job.owner), job.queued_at)
     };
     let Some(model) = queue.iter().min_by_key(between_models) else { return Vec::new() };
-    let order =
-        |job: &QueuedJob| (job.class(job.queued_at, now), job.virtual_deadline(), job.queued_at);
+    let class = |job: &QueuedJob| job.class(job.queued_at, now);
+    let order = |job: &QueuedJob| (class(job), job.virtual_deadline(), job.queued_at);
     let of_model = (0..queue.len()).filter(|&at| queue[at].owner == model.owner);
     let Some(first) = of_model.min_by_key(|&at| order(&queue[at])) else { return Vec::new() };
     let urgent = most_urgent(queue, first, now);
-    let leader = &queue[urgent.unwrap_or(first)];
-    let class = |job: &QueuedJob| job.class(job.queued_at, now);
+    let leader_at = urgent.unwrap_or(first);
+    let leader = &queue[leader_at];
     let joins = |job: &QueuedJob| {
         job.identity == leader.identity && (urgent.is_some() || class(job) == class(leader))
     };
@@ -174,7 +174,7 @@ pub fn next_batch(
         members.sort_by_key(|&at| order(&queue[at]));
     }
     // It is the first of them already, unless an earlier deadline cannot be met any more.
-    if let Some(at) = members.iter().position(|&at| at == urgent.unwrap_or(first)) {
+    if let Some(at) = members.iter().position(|&at| at == leader_at) {
         members[..=at].rotate_right(1);
     }
     fill(queue, &members, limits, leader.pass_cost)

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use postsort_models::Encoding;
 
-use super::job::{BatchModel, DropReason, Job, JobDone, JobError, Priority};
+use super::job::{BatchModel, DropReason, Job, JobDone, JobError, Priority, work};
 use super::plan::{BatchLimits, Pick, QueuedJob, Shares, next_batch};
 
 /// Jobs that wait for the engine.
@@ -51,16 +51,14 @@ impl<M> Default for Queue<M> {
 
 impl<M: BatchModel> Queue<M> {
     pub(super) fn push(&mut self, job: Job<M>) {
-        job.model.queued(job.windows.iter().map(|window| window.ids.len()).sum());
+        job.model.queued(tokens(&job.windows));
         let logits = Vec::with_capacity(job.windows.len());
         self.jobs.push(Waiting { job, logits, infer: Duration::ZERO });
     }
 
     /// The next pass, without what nobody waits for any more; `None` for an empty queue.
     pub(super) fn next(&mut self, limits: BatchLimits, now: Instant) -> Option<Batch<M>> {
-        self.drop_unwanted(now);
-        self.view.clear();
-        self.view.extend(self.jobs.iter().map(Waiting::view));
+        self.look(now);
         let mut picks = next_batch(&self.view, limits, &self.shares, now);
         let model = self.jobs[picks.first()?.at].job.model.clone();
         // From the back, so that taking one out moves none that is still to be taken.
@@ -69,10 +67,8 @@ impl<M: BatchModel> Queue<M> {
         let members: Vec<_> = picks.into_iter().map(take).collect();
         let (mut tokens, mut cost) = (0, model.cost().pass());
         for (waiting, windows) in &members {
-            for window in waiting.next_windows(*windows) {
-                tokens += window.ids.len();
-                cost += model.cost().sequence(window.ids.len());
-            }
+            let more = work(&model, waiting.next_windows(*windows));
+            (tokens, cost) = (tokens + more.0, cost + more.1);
         }
         model.dequeued(tokens);
         self.busy_until = Some(now + cost);
@@ -152,13 +148,20 @@ impl<M: BatchModel> Queue<M> {
         self.busy_until.map_or(Duration::ZERO, |end| end.saturating_duration_since(now))
     }
 
-    /// Drops jobs whose client has gone away, and those that cannot be answered in time.
-    fn drop_unwanted(&mut self, now: Instant) {
+    /// Views the jobs, but drops those whose client has gone away or that cannot be answered in time.
+    fn look(&mut self, now: Instant) {
+        let Self { jobs, view, .. } = self;
+        view.clear();
         let unwanted = |waiting: &mut Waiting<M>| {
-            let needed = waiting.view().cost.mul_f64(HOPELESS_PART);
-            waiting.job.reply.is_closed() || waiting.job.deadline <= now + needed
+            let job = waiting.view();
+            let hopeless = job.deadline <= now + job.cost.mul_f64(HOPELESS_PART);
+            let unwanted = hopeless || waiting.job.reply.is_closed();
+            if !unwanted {
+                view.push(job);
+            }
+            unwanted
         };
-        for waiting in self.jobs.extract_if(.., unwanted) {
+        for waiting in jobs.extract_if(.., unwanted) {
             let cancelled = waiting.job.reply.is_closed();
             let reason = if cancelled { DropReason::Cancelled } else { DropReason::Expired };
             waiting.job.model.dropped(reason);
@@ -195,7 +198,8 @@ impl<M: BatchModel> Waiting<M> {
     }
 
     fn view(&self) -> QueuedJob {
-        let (job, left, cost) = (&self.job, self.windows_left(), self.job.model.cost());
+        let (job, left) = (&self.job, self.windows_left());
+        let (tokens, cost) = work(&job.model, left);
         QueuedJob {
             identity: job.model.identity(),
             owner: job.model.owner(),
@@ -203,9 +207,9 @@ impl<M: BatchModel> Waiting<M> {
             queued_at: job.queued_at,
             deadline: job.deadline,
             windows: left.len(),
-            tokens: tokens(left),
-            cost: left.iter().map(|window| cost.sequence(window.ids.len())).sum(),
-            pass_cost: cost.pass(),
+            tokens,
+            cost,
+            pass_cost: job.model.cost().pass(),
         }
     }
 

@@ -9,7 +9,7 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::Notify;
 
 use super::admission::{Admission, AdmissionLimits, Demand, Ledger, Refused};
-use super::job::{BatchModel, Job};
+use super::job::{BatchModel, Job, work};
 use super::plan::BatchLimits;
 use super::queue::{Batch, Queue};
 
@@ -95,12 +95,9 @@ impl<M: BatchModel> Scheduler<M> {
     /// [`Refused::Late`] when their texts are longer than was guessed and they would be late.
     pub fn submit(&self, admission: &mut Admission<M>, jobs: Vec<Job<M>>) -> Result<(), Refused> {
         let (mut tokens, mut cost) = (0, Duration::ZERO);
-        for (model, windows) in jobs.iter().map(|job| (&job.model, &job.windows)) {
-            cost += model.cost().pass();
-            for window in windows {
-                tokens += window.ids.len();
-                cost += model.cost().sequence(window.ids.len());
-            }
+        for job in &jobs {
+            let more = work(&job.model, &job.windows);
+            (tokens, cost) = (tokens + more.0, cost + job.model.cost().pass() + more.1);
         }
         let mut state = self.shared.state.lock();
         admission.queued(&mut state, (tokens, cost), Instant::now())?;
