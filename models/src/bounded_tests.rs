@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::{BoundedTokenizer, TOKENIZED_BYTES_MAX, cut_after, cut_before};
+use crate::random::Random;
 
 const TOKENIZERS: [&str; 5] =
     ["bert", "roberta-multi-label", "xlm-roberta", "deberta-v3", "modernbert-cls"];
@@ -21,18 +22,7 @@ fn of_the_library(bounded: &BoundedTokenizer, text: &str) -> Vec<u32> {
     bounded.tokenizer.encode_fast(text, false).expect("encodes").get_ids().to_vec()
 }
 
-/// splitmix64: the same texts on every run.
-struct Random(u64);
-
 impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from((z ^ (z >> 31)) % limit as u64).expect("below a usize")
-    }
-
     /// Pieces of every kind that a mail may have, in any order.
     fn text(&mut self, bytes: usize) -> String {
         let words = [

@@ -16,6 +16,8 @@ mod labels;
 mod manifest;
 mod model;
 mod post_norm;
+#[cfg(test)]
+mod random;
 mod registry;
 mod template;
 mod tensors;
