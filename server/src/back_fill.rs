@@ -4,12 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
-use postsort_models::ScoreFunction;
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::error::Error;
-use crate::http::{ClassifyResult, error_json};
+use crate::http::{ClassifyResult, Presentation, error_json};
 use crate::input::Input;
 use crate::pipeline::{ClassifyOptions, Pipeline};
 use crate::scheduler::Priority;
@@ -27,15 +26,6 @@ pub struct BackFill {
     model: Option<String>,
     options: ClassifyOptions,
     presentation: Presentation,
-}
-
-/// How logits become labels.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Presentation {
-    /// By the model's problem type unless given.
-    pub function: Option<ScoreFunction>,
-    /// Only the best so many labels.
-    pub top_k: Option<usize>,
 }
 
 /// One mail's line.
@@ -106,9 +96,8 @@ impl BackFill {
         let classified =
             self.pipeline.classify(self.model.as_deref(), vec![mail?], self.options).await?;
         let answer = classified.answers.first().ok_or(Error::Internal)?;
-        let Presentation { function, top_k } = self.presentation;
         let folder = &classified.version.folder;
-        let result = ClassifyResult::new(folder, answer, function, top_k);
+        let result = ClassifyResult::new(folder, answer, self.presentation);
         Ok((classified.entry.name.clone(), folder.revision().to_owned(), result))
     }
 }

@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
-use base64::Engine as _;
 use serde_json::{Value, json};
 
+use super::mails::raw_json;
 use super::stream::StreamOptions;
 use super::{Settings, print, read_input, runtime};
 use crate::error::Error;
-use crate::http::ClassifyResponse;
+use crate::http::{ClassifyResponse, Presentation};
 use crate::input::Input;
 use crate::pipeline::{ClassifyOptions, Pipeline};
 
@@ -60,9 +60,8 @@ impl Classify {
 }
 
 fn remote(server: &str, model: Option<&str>, inputs: &[Input]) -> Result<Value, Error> {
-    let standard = base64::engine::general_purpose::STANDARD;
     let input = |input: &Input| match input {
-        Input::Raw(raw) => json!({"raw": standard.encode(raw)}),
+        Input::Raw(raw) => raw_json(raw),
         Input::Text(text) => json!(text),
         // The command line makes no others.
         Input::Pair(..) | Input::Fields(_) => Value::Null,
@@ -76,7 +75,7 @@ fn in_process(settings: Settings, model: Option<&str>, inputs: Vec<Input>) -> Re
     let pipeline = std::sync::Arc::new(Pipeline::new(&config)?);
     let answer =
         runtime()?.block_on(pipeline.classify(model, inputs, ClassifyOptions::default()))?;
-    let response = ClassifyResponse::new(&answer, None, None);
+    let response = ClassifyResponse::new(&answer, Presentation::default());
     // Through text: a score is an f32, and as a number of JSON's it would get digits it has not.
     let text = serde_json::to_string(&response).map_err(|e| Error::setup("answer", e))?;
     serde_json::from_str(&text).map_err(|e| Error::setup("answer", e))

@@ -1,10 +1,10 @@
 //! `postsort extract`: the text that a model would read, so that training sees what serving sees.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use postsort_email::{Limits, read_rfc822};
 
-use super::{print, read_input};
+use super::{collect_files, print, read_input};
 use crate::error::Error;
 
 #[derive(Debug, clap::Args)]
@@ -21,7 +21,7 @@ impl Extract {
     pub(super) fn run(self) -> Result<(), Error> {
         let mut files = Vec::new();
         for path in &self.paths {
-            collect(path, &mut files)?;
+            collect_files(path, &mut files)?;
         }
         let mut unreadable = 0;
         for path in &files {
@@ -51,19 +51,4 @@ impl Extract {
             )),
         }
     }
-}
-
-/// Files in the order of their names, so that output is the same on every machine.
-fn collect(path: &Path, files: &mut Vec<PathBuf>) -> Result<(), Error> {
-    if !path.is_dir() {
-        files.push(path.to_owned());
-        return Ok(());
-    }
-    let fails = |e| Error::setup(path.display().to_string(), e);
-    let mut entries = Vec::new();
-    for entry in std::fs::read_dir(path).map_err(fails)? {
-        entries.push(entry.map_err(fails)?.path());
-    }
-    entries.sort();
-    entries.iter().try_for_each(|entry| collect(entry, files))
 }

@@ -1,11 +1,13 @@
 //! Mails from files, one after the other: JSON lines, mbox, Maildir, a folder of messages.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Stdin};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
+use serde_json::{Value, json};
 
+use super::collect_files;
 use crate::error::Error;
 use crate::http::parse;
 use crate::input::Input;
@@ -17,6 +19,11 @@ pub(super) enum Mail {
     Line(Vec<u8>),
     /// A whole message.
     Raw(Vec<u8>),
+}
+
+/// A whole message as an item of `inputs`.
+pub(super) fn raw_json(raw: &[u8]) -> Value {
+    json!({"raw": base64::engine::general_purpose::STANDARD.encode(raw)})
 }
 
 /// Mails, each with its share of the whole.
@@ -36,10 +43,7 @@ impl Mail {
     pub(super) fn into_line(self) -> Vec<u8> {
         let mut line = match self {
             Self::Line(line) => line,
-            Self::Raw(raw) => {
-                let raw = base64::engine::general_purpose::STANDARD.encode(raw);
-                format!("{{\"raw\":\"{raw}\"}}").into_bytes()
-            }
+            Self::Raw(raw) => raw_json(&raw).to_string().into_bytes(),
         };
         line.push(b'\n');
         line
@@ -64,7 +68,7 @@ pub(super) fn open(path: &Path) -> Result<Mails, Error> {
     let fails = |error| Error::setup(path.display().to_string(), error);
     if path.as_os_str() == "-" {
         let reader = BufReader::new(std::io::stdin());
-        return Ok(Mails { mails: of::<BufReader<Stdin>>(reader)?, total: None, in_bytes: true });
+        return Ok(Mails { mails: of(reader)?, total: None, in_bytes: true });
     }
     if !path.is_dir() {
         let file = File::open(path).map_err(fails)?;
@@ -72,12 +76,13 @@ pub(super) fn open(path: &Path) -> Result<Mails, Error> {
         return Ok(Mails { mails: of(BufReader::new(file))?, total: Some(total), in_bytes: true });
     }
     let parts = [path.join("cur"), path.join("new")];
-    let folders = if parts.iter().any(|part| part.is_dir()) {
+    let folders: Vec<PathBuf> = if parts.iter().any(|part| part.is_dir()) {
         parts.into_iter().filter(|part| part.is_dir()).collect()
     } else {
         vec![path.to_owned()]
     };
-    let files = files(folders).map_err(fails)?;
+    let mut files = Vec::new();
+    folders.iter().try_for_each(|folder| collect_files(folder, &mut files))?;
     let total = Some(files.len() as u64);
     let read = |path: PathBuf| match std::fs::read(&path) {
         Ok(raw) => Ok((Mail::Raw(raw), 1)),
@@ -86,29 +91,11 @@ pub(super) fn open(path: &Path) -> Result<Mails, Error> {
     Ok(Mails { mails: Box::new(files.into_iter().map(read)), total, in_bytes: false })
 }
 
-/// Files of these folders and of those in them, each folder's by name.
-fn files(mut folders: Vec<PathBuf>) -> std::io::Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    folders.reverse();
-    while let Some(folder) = folders.pop() {
-        let entries: Result<Vec<_>, _> =
-            std::fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path())).collect();
-        let mut entries = entries?;
-        entries.sort_unstable();
-        let (inner, mut here): (Vec<_>, Vec<_>) =
-            entries.into_iter().partition(|path| path.is_dir());
-        files.append(&mut here);
-        folders.extend(inner.into_iter().rev());
-    }
-    Ok(files)
-}
-
 fn of<R: BufRead + Send + 'static>(mut reader: R) -> Result<Found, Error> {
     let start = reader.fill_buf().map_err(|error| Error::setup("reading", error))?;
     if start.starts_with(b"From ") {
         return Ok(Box::new(Mbox { reader, line: Vec::new(), begun: false }));
     }
-    let mut reader = reader;
     Ok(Box::new(std::iter::from_fn(move || {
         let mut line = Vec::new();
         let bytes = match reader.read_until(b'\n', &mut line) {

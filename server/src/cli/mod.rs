@@ -13,9 +13,10 @@ mod remote;
 mod serve;
 mod stream;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::config::{Config, Options};
 use crate::error::Error;
@@ -115,8 +116,30 @@ fn print(line: &str) -> Result<(), Error> {
     }
 }
 
+/// Files in the order of their names, so that what is made of them is the same on every machine.
+fn collect_files(path: &Path, files: &mut Vec<PathBuf>) -> Result<(), Error> {
+    if !path.is_dir() {
+        files.push(path.to_owned());
+        return Ok(());
+    }
+    let fails = |e| Error::setup(path.display().to_string(), e);
+    let mut entries = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(fails)? {
+        entries.push(entry.map_err(fails)?.path());
+    }
+    entries.sort();
+    entries.iter().try_for_each(|entry| collect_files(entry, files))
+}
+
+/// Drawn on a terminal's standard error, and nowhere else. Without a length, for an end unknown.
+fn bar(template: &str, length: Option<u64>) -> ProgressBar {
+    let style = ProgressStyle::with_template(template);
+    let bar = length.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
+    bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
 /// A file's bytes, or standard input's for `-`.
-fn read_input(path: &std::path::Path) -> Result<Vec<u8>, Error> {
+fn read_input(path: &Path) -> Result<Vec<u8>, Error> {
     let fails = |e| Error::setup(path.display().to_string(), e);
     if path.as_os_str() == "-" {
         let mut bytes = Vec::new();

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
 use postsort_models::{Hub, Manifest, ModelError, discover};
 use serde_json::json;
 
+use super::bar;
 use super::models::{act, table};
 use super::remote::{Server, call};
 use crate::error::Error;
@@ -48,7 +48,8 @@ impl Preload {
         if fetched {
             call(&self.server.server, "/v1/models", Some(&json!({})))?;
         }
-        let bar = bar("{prefix:.bold} {wide_bar} {pos}/{len} {elapsed}", self.models.len() as u64);
+        let bar =
+            bar("{prefix:.bold} {wide_bar} {pos}/{len} {elapsed}", Some(self.models.len() as u64));
         bar.set_prefix("loading");
         let mut shown = Vec::new();
         for model in &self.models {
@@ -106,7 +107,7 @@ impl Preload {
         hub: &Hub,
         folder: &std::path::Path,
     ) -> Result<(), Error> {
-        let bar = bar("{prefix:.bold} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}", 0);
+        let bar = bar("{prefix:.bold} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}", Some(0));
         let commit = client.fetch(hub, folder, |Progress { file, bytes, bytes_max }| {
             bar.set_prefix(file.to_owned());
             bar.set_length(bytes_max);
@@ -115,10 +116,4 @@ impl Preload {
         bar.finish_and_clear();
         super::print(&format!("{} at {commit} is in {}", hub.id, folder.display()))
     }
-}
-
-/// Drawn on a terminal's standard error, and nowhere else.
-fn bar(template: &str, length: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template(template);
-    ProgressBar::new(length).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use axum::http::StatusCode;
 use serde_json::Value;
 
 use crate::error::Error;
@@ -40,6 +41,11 @@ pub(super) fn call(server: &str, path: &str, body: Option<&Value>) -> Result<Val
     if status.is_success() {
         return Ok(body);
     }
+    Err(fails(refusal(status, &body)))
+}
+
+/// What a refusal's body says, or else its status.
+pub(super) fn refusal(status: StatusCode, body: &Value) -> String {
     let message = body.pointer("/error/message").and_then(Value::as_str);
-    Err(fails(message.map_or_else(|| status.to_string(), str::to_owned)))
+    message.map_or_else(|| status.to_string(), str::to_owned)
 }

@@ -13,13 +13,15 @@ use futures_util::{StreamExt, stream};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use hyper_util::rt::TokioIo;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use serde_json::Value;
 
 use super::mails::{Mail, Mails, open};
-use super::{Settings, runtime};
-use crate::back_fill::{BackFill, Presentation};
+use super::remote::refusal;
+use super::{Settings, bar, runtime};
+use crate::back_fill::BackFill;
 use crate::error::Error;
+use crate::http::Presentation;
 use crate::pipeline::{ClassifyOptions, Pipeline};
 
 /// What to read, and where answers go.
@@ -55,7 +57,7 @@ impl StreamOptions {
     ) -> Result<(), Error> {
         let (to, first) = self.output()?;
         let Mails { mails, total, in_bytes } = open(path)?;
-        let bar = bar(total, in_bytes);
+        let bar = bar(template(total, in_bytes), total);
         let shown = bar.clone();
         let mails = mails.map(move |mail| {
             let (mail, share) = mail?;
@@ -195,9 +197,8 @@ async fn remote(
     let mut body = response.into_body();
     if !status.is_success() {
         let text = body.collect().await.map_err(|e| fails(&e))?.to_bytes();
-        let told = serde_json::from_slice::<Value>(&text).ok();
-        let told = told.as_ref().and_then(|body| body.pointer("/error/message")?.as_str());
-        return Err(fails(&told.map_or_else(|| status.to_string(), str::to_owned)));
+        let body = serde_json::from_slice(&text).unwrap_or_default();
+        return Err(fails(&refusal(status, &body)));
     }
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| fails(&sink.broke_off()))?;
@@ -217,12 +218,13 @@ impl Sink {
         let rest = self.rest.split_off(end + 1);
         let lines = std::mem::replace(&mut self.rest, rest);
         for line in lines.split_inclusive(|&byte| byte == b'\n') {
-            if code(line).is_some_and(|code| code == "draining") {
+            let code = code(line);
+            if code.as_deref() == Some("draining") {
                 self.to.flush().map_err(|error| Error::setup("output", error))?;
                 return Err(Error::setup("the server is shutting down", self.broke_off()));
             }
             self.answers += 1;
-            self.failures += u64::from(code(line).is_some());
+            self.failures += u64::from(code.is_some());
             self.to.write_all(line).map_err(|error| Error::setup("output", error))?;
         }
         self.bar.set_message(format!("{} answers", self.answers));
@@ -255,16 +257,12 @@ fn code(line: &[u8]) -> Option<String> {
     line["error"]["code"].as_str().map(str::to_owned)
 }
 
-fn bar(total: Option<u64>, in_bytes: bool) -> ProgressBar {
-    let bar = total.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
-    let template = match (total.is_some(), in_bytes) {
+fn template(total: Option<u64>, in_bytes: bool) -> &'static str {
+    match (total.is_some(), in_bytes) {
         (true, true) => "{wide_bar} {bytes}/{total_bytes} {msg} {elapsed} (left {eta})",
         (true, false) => "{wide_bar} {pos}/{len} {msg} {elapsed} (left {eta})",
         (false, _) => "{spinner} {bytes} {msg} {elapsed}",
-    };
-    bar.with_style(
-        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()),
-    )
+    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, HeaderName, header};
-use serde::de::DeserializeOwned;
+use serde::Deserialize;
+use serde::de::value::StrDeserializer;
+use serde::de::{DeserializeOwned, IntoDeserializer};
 
 use super::App;
 use super::body::{is_json, parse, read};
@@ -72,9 +74,9 @@ fn timeout(text: &str) -> Option<Duration> {
 }
 
 fn priority(text: &str) -> Option<Priority> {
-    let names = ["interactive", "normal", "bulk"];
-    let found = names.iter().position(|name| text.eq_ignore_ascii_case(name));
-    found.map(|at| Priority::ALL[at])
+    let name = text.to_ascii_lowercase();
+    let name: StrDeserializer<'_, serde::de::value::Error> = name.as_str().into_deserializer();
+    Priority::deserialize(name).ok()
 }
 
 #[cfg(test)]

@@ -80,6 +80,15 @@ impl<'de> Deserialize<'de> for Inputs {
     }
 }
 
+/// How logits become labels.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Presentation {
+    /// By the model's problem type unless given.
+    pub function: Option<ScoreFunction>,
+    /// Only the best so many labels.
+    pub top_k: Option<usize>,
+}
+
 /// A request's answer.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct ClassifyResponse {
@@ -176,7 +185,8 @@ pub(super) async fn classify(State(app): State<App>, request: Request) -> Result
         ..said
     };
     let answer = app.pipeline.classify(call.model.as_deref(), inputs, options).await?;
-    let response = ClassifyResponse::new(&answer, call.function_to_apply, call.top_k);
+    let presentation = Presentation { function: call.function_to_apply, top_k: call.top_k };
+    let response = ClassifyResponse::new(&answer, presentation);
     Ok(Json(response).into_response())
 }
 
@@ -228,7 +238,7 @@ impl FromRequest<App> for ClassifyRequest {
 impl ClassifyResponse {
     /// Scores the logits.
     #[must_use]
-    pub fn new(answer: &Classified, function: Option<ScoreFunction>, top_k: Option<usize>) -> Self {
+    pub fn new(answer: &Classified, presentation: Presentation) -> Self {
         let folder = &answer.version.folder;
         Self {
             model: answer.entry.name.clone(),
@@ -236,7 +246,7 @@ impl ClassifyResponse {
             results: answer
                 .answers
                 .iter()
-                .map(|answer| ClassifyResult::new(folder, answer, function, top_k))
+                .map(|answer| ClassifyResult::new(folder, answer, presentation))
                 .collect(),
             timings_ms: answer.timings.into(),
         }
@@ -246,15 +256,10 @@ impl ClassifyResponse {
 impl ClassifyResult {
     /// Scores one answer's logits.
     #[must_use]
-    pub fn new(
-        folder: &ModelFolder,
-        answer: &Answer,
-        function: Option<ScoreFunction>,
-        top_k: Option<usize>,
-    ) -> Self {
+    pub fn new(folder: &ModelFolder, answer: &Answer, presentation: Presentation) -> Self {
         let (labels, temperature) = (folder.labels(), folder.manifest().temperature);
-        let function = function.unwrap_or_else(|| labels.default_function());
-        let top_k = top_k.unwrap_or(usize::MAX);
+        let function = presentation.function.unwrap_or_else(|| labels.default_function());
+        let top_k = presentation.top_k.unwrap_or(usize::MAX);
         Self {
             labels: scores(labels, answer, function, temperature).take(top_k).collect(),
             tokens: answer.verdict.tokens,

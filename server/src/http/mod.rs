@@ -34,7 +34,7 @@ use crate::pipeline::Pipeline;
 use crate::telemetry::HttpMetrics;
 
 pub(crate) use body::parse;
-pub use classify::{ClassifyRequest, ClassifyResponse, ClassifyResult};
+pub use classify::{ClassifyRequest, ClassifyResponse, ClassifyResult, Presentation};
 pub(crate) use error::error_json;
 pub use trace::Tracer;
 

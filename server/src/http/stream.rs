@@ -15,8 +15,8 @@ use postsort_models::{LongText, ScoreFunction};
 use serde::Deserialize;
 
 use super::body::{media_type, parse};
-use super::{App, Life};
-use crate::back_fill::{BackFill, Presentation};
+use super::{App, Life, Presentation};
+use crate::back_fill::BackFill;
 use crate::error::Error;
 use crate::input::Input;
 use crate::pipeline::ClassifyOptions;
