@@ -53,6 +53,8 @@ const SAMPLE: &str = "Re: Größe of naïve 中文, don't — 12% off\u{301} qzx
 const ADDED_MAX: usize = 256;
 /// A longer limit than this is nobody's.
 const WORD_CHARS_MAX: usize = 256;
+/// Of a word that is read: more than it has, so that its end is read like its beginning.
+const WORD_BYTES: usize = WORD_CHARS_MAX + 16;
 
 impl WordPiece {
     /// Of a tokenizer all of whose parts are known here; `None` otherwise. `vocabulary` has all of
@@ -136,7 +138,7 @@ impl WordPiece {
         // Most mail has more bytes a token, none but punctuation has fewer than two.
         let mut ids = Vec::with_capacity(text.len() / 3 + 8);
         let bytes = text.as_bytes();
-        let (mut word, mut length) = ([0_u8; WORD_CHARS_MAX], 0);
+        let (mut word, mut length) = ([0_u8; WORD_BYTES], 0);
         let (mut chunk_start, mut chunk_ids, mut at) = (0, 0, 0);
         while let Some(&byte) = bytes.get(at) {
             match self.classes[usize::from(byte)] {
@@ -174,24 +176,25 @@ impl WordPiece {
     }
 
     /// The word that ends here, if one does.
-    fn ascii_word(&self, word: &[u8; WORD_CHARS_MAX], length: &mut usize, ids: &mut Vec<u32>) {
+    fn ascii_word(&self, word: &[u8; WORD_BYTES], length: &mut usize, ids: &mut Vec<u32>) {
         match std::mem::take(length) {
             0 => {}
             length if length > self.word_chars_max => ids.push(self.unknown),
-            length => self.pieces(&word[..length], ids),
+            length => self.pieces(word, length, ids),
         }
     }
 
-    /// Longest pieces first; one unknown token for a word that has a part without any.
-    fn pieces(&self, mut word: &[u8], ids: &mut Vec<u32>) {
+    /// Longest pieces first; one unknown token for a word that has a part without any. The word is
+    /// the first `length` bytes.
+    fn pieces(&self, mut word: &[u8], mut length: usize, ids: &mut Vec<u32>) {
         let (start, mut pieces) = (ids.len(), &self.words);
-        while !word.is_empty() {
-            let Some((length, id)) = pieces.longest(word) else {
+        while length > 0 {
+            let Some((bytes, id)) = pieces.longest(word, length) else {
                 ids.truncate(start);
                 return ids.push(self.unknown);
             };
             ids.push(id);
-            word = &word[length..];
+            (word, length) = (&word[bytes..], length - bytes);
             pieces = &self.continuations;
         }
     }
@@ -217,7 +220,7 @@ impl WordPiece {
         if word.len() > self.word_chars_max && word.chars().count() > self.word_chars_max {
             ids.push(self.unknown);
         } else if !word.is_empty() {
-            self.pieces(word.as_bytes(), ids);
+            self.pieces(word.as_bytes(), word.len(), ids);
         }
     }
 

@@ -241,13 +241,9 @@ fn what_is_not_understood_is_left_to_the_library() {
     }
 }
 
-/// `POSTSORT_CORPUS=FOLDER cargo test --release -p postsort-models corpus -- --ignored --nocapture`:
-/// every file below it, whole and line by line, and what both take for it.
-#[test]
-#[ignore = "needs a corpus"]
-fn corpus() {
+/// Every file below `POSTSORT_CORPUS`, broken UTF-8 replaced.
+fn corpus_texts() -> Vec<String> {
     let corpus = std::env::var_os("POSTSORT_CORPUS").expect("POSTSORT_CORPUS=FOLDER");
-    let both = Both::of(bundled());
     let (mut folders, mut texts) = (vec![std::path::PathBuf::from(corpus)], Vec::new());
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).expect("lists") {
@@ -255,31 +251,91 @@ fn corpus() {
             if path.is_dir() {
                 folders.push(path);
             } else {
-                texts.push(
-                    String::from_utf8_lossy(&std::fs::read(path).expect("reads")).into_owned(),
-                );
+                let bytes = std::fs::read(path).expect("reads");
+                texts.push(String::from_utf8_lossy(&bytes).into_owned());
             }
         }
     }
-    let mut micros = [Vec::new(), Vec::new()];
+    texts
+}
+
+/// `POSTSORT_CORPUS=FOLDER cargo test --release -p postsort-models corpus -- --ignored --nocapture`:
+/// every file below it, whole and line by line.
+#[test]
+#[ignore = "needs a corpus"]
+fn corpus() {
+    let both = Both::of(bundled());
+    let texts = corpus_texts();
     for text in &texts {
         both.check(text);
         text.lines().for_each(|line| both.check(line));
-        // What a model reads of it at most, in turn.
-        let head = &text[..text.floor_char_boundary(1500)];
-        for (times, ours) in micros.iter_mut().zip([false, true]) {
+    }
+    println!("{} texts equal, whole and line by line", texts.len());
+}
+
+/// Median microseconds of the library and of ours, each text once through both in turn. `between`
+/// runs before every one.
+fn medians(both: &Both, texts: &[&str], mut between: impl FnMut()) -> [f64; 2] {
+    let mut micros = [Vec::new(), Vec::new()];
+    for (turn, text) in texts.iter().enumerate() {
+        for way in [turn % 2, 1 - turn % 2] {
+            between();
             let clock = std::time::Instant::now();
-            if ours {
-                std::hint::black_box(both.ours.ids(head));
+            if way == 1 {
+                std::hint::black_box(both.ours.ids(text));
             } else {
-                std::hint::black_box(both.library.encode_fast(head, false).expect("encodes"));
+                std::hint::black_box(both.library.encode_fast(*text, false).expect("encodes"));
             }
-            times.push(clock.elapsed().as_secs_f64() * 1e6);
+            micros[way].push(clock.elapsed().as_secs_f64() * 1e6);
         }
     }
-    let [library, ours] = micros.map(|mut times| {
+    micros.map(|mut times| {
         times.sort_by(f64::total_cmp);
         times[times.len() / 2]
-    });
-    println!("{} texts equal; heads of 1500 bytes: {library:.1} µs, {ours:.1} µs", texts.len());
+    })
+}
+
+/// `POSTSORT_CORPUS=FOLDER cargo test --release -p postsort-models corpus_speed -- --ignored --nocapture`:
+/// what both take for whole mails, their beginnings and beginnings of 128 tokens, with the caches
+/// as a loop leaves them and as a forward pass does.
+#[test]
+#[ignore = "needs a corpus"]
+fn corpus_speed() {
+    let both = Both::of(bundled());
+    let texts = corpus_texts();
+    let head = |text: &str, bytes: usize| text.floor_char_boundary(bytes);
+    let tokens = |text: &str, wanted: usize| {
+        let encoding = both.library.encode(text, false).expect("encodes");
+        encoding.get_offsets().get(wanted - 1).map(|&(_, end)| end)
+    };
+    let (mut short, mut whole, mut heads) = (Vec::new(), Vec::new(), Vec::new());
+    for text in &texts {
+        // The text of a mail begins after its fields.
+        let body = text.split_once("\n\n").map_or("", |(_, body)| body);
+        let start = &body[..head(body, 1500)];
+        if let Some(end) = tokens(start, 128) {
+            short.push(&start[..end]);
+        }
+        whole.push(text.as_str());
+        heads.push(&text[..head(text, 1500)]);
+    }
+    let mut other = vec![1_u64; 4 << 20];
+    let warm = || {};
+    let cold = || {
+        std::hint::black_box(&mut other).iter_mut().for_each(|word| *word = word.wrapping_mul(3));
+    };
+    for (name, texts) in [("whole", &whole), ("1500 bytes", &heads), ("128 tokens", &short)] {
+        let [library, ours] = medians(&both, texts, warm);
+        println!("{name}, {} mails, in a loop: {library:.1} µs, {ours:.1} µs", texts.len());
+    }
+    let [library, ours] = medians(&both, &short[..short.len().min(1000)], cold);
+    println!("128 tokens, caches emptied before each: {library:.1} µs, {ours:.1} µs");
+    let clock = std::time::Instant::now();
+    let vocabulary = both.library.get_vocab(true);
+    let listed = clock.elapsed();
+    for _ in 0..5 {
+        let clock = std::time::Instant::now();
+        std::hint::black_box(WordPiece::of(&both.library, &vocabulary));
+        println!("built in {:.2?} (listing the vocabulary {listed:.2?})", clock.elapsed());
+    }
 }

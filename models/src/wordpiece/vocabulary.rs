@@ -1,115 +1,169 @@
 //! Strings to ids: which of them is the longest that a word begins with.
 
-/// A hash table with open addressing over one pool of bytes. The hash of every beginning of a word
-/// falls out of one walk along it.
+/// A hash table with open addressing. A string of up to [`INLINE`] bytes lies in its slot, so that
+/// looking for it touches one line of the cache; what a text's words need is seldom in it.
 #[derive(Debug)]
 pub(super) struct Vocabulary {
     slots: Vec<Slot>,
-    entries: Vec<Entry>,
-    bytes: Vec<u8>,
+    shift: u32,
+    /// Strings that are too long for a slot.
+    long: Vec<(Box<[u8]>, u32)>,
     /// Bytes of the longest string.
     length_max: usize,
-    shift: u32,
 }
 
-/// Hash of an entry and its position from one; zero is free.
+/// Bytes of a string, zeros after them; or the hash of a long one and its place in the list.
+#[derive(Clone, Copy, Debug)]
+struct Key {
+    low: u64,
+    high: u32,
+}
+
+/// Sixteen bytes, so none lies in two lines: the parts of a [`Key`], which alone would be padded.
 #[derive(Clone, Copy, Debug, Default)]
 struct Slot {
-    hash: u32,
-    entry: u32,
+    low: u64,
+    high: u32,
+    /// Length in the upper bits, [`INLINE`] + 1 for a long string and zero in a free slot; below
+    /// it the id.
+    value: u32,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    start: u32,
-    length: u32,
-    id: u32,
-}
-
-/// Longer strings are nobody's pieces; room for their hashes is cleared for every piece.
+/// Bytes that fit into a slot.
+const INLINE: usize = 12;
+const ID_BITS: u32 = 28;
+/// Longer strings are nobody's pieces.
 const LENGTH_MAX: usize = 128;
-/// FNV-1a, 32 bits.
-const SEED: u32 = 0x811c_9dc5;
-const PRIME: u32 = 0x0100_0193;
+/// Digits of pi.
+const LOW: u64 = 0x243f_6a88_85a3_08d3;
+const HIGH: u64 = 0x1319_8a2e_0370_7345;
 
 impl Vocabulary {
-    /// `None` where a string is longer than what is looked for here, or all are too many.
+    /// `None` where a string is longer than what is looked for here, or an id too large.
     pub(super) fn new<'t>(strings: impl Iterator<Item = (&'t str, u32)>) -> Option<Self> {
-        let (mut entries, mut bytes, mut length_max) = (Vec::new(), Vec::new(), 0);
-        for (text, id) in strings.filter(|(text, _)| !text.is_empty()) {
-            let (start, length) =
-                (u32::try_from(bytes.len()).ok()?, u32::try_from(text.len()).ok()?);
-            bytes.extend_from_slice(text.as_bytes());
-            entries.push(Entry { start, length, id });
-            length_max = length_max.max(text.len());
-        }
-        if length_max > LENGTH_MAX {
+        let strings: Vec<_> = strings.filter(|(text, _)| !text.is_empty()).collect();
+        let length_max = strings.iter().map(|(text, _)| text.len()).max().unwrap_or(0);
+        let id_max = strings.iter().map(|&(_, id)| id).max().unwrap_or(0);
+        if length_max > LENGTH_MAX || id_max >> ID_BITS != 0 {
             return None;
         }
-        let size = (entries.len() * 2).next_power_of_two().max(2);
+        let size = (strings.len() * 2).next_power_of_two().max(2);
         let mut table = Self {
             slots: vec![Slot::default(); size],
-            entries: Vec::new(),
-            bytes,
+            shift: u64::BITS - size.trailing_zeros(),
+            long: Vec::new(),
             length_max,
-            shift: u32::BITS - size.trailing_zeros(),
         };
-        for (at, entry) in entries.iter().enumerate() {
-            let hash = table.text(entry).iter().fold(SEED, |hash, &byte| step(hash, byte));
-            let mut place = table.home(hash);
-            while table.slots[place].entry != 0 {
+        for (text, id) in strings {
+            let bytes = text.as_bytes();
+            let (key, length) = if bytes.len() > INLINE {
+                let place = u32::try_from(table.long.len()).ok()?;
+                table.long.push((bytes.into(), id));
+                (Key { low: long_hash(bytes), high: place }, INLINE + 1)
+            } else {
+                (Key::read(bytes).cut(bytes.len()), bytes.len())
+            };
+            let hash = if length > INLINE { key.low } else { key.hash() };
+            let mut place = (hash >> table.shift) as usize;
+            while table.slots[place].value != 0 {
                 place = (place + 1) % size;
             }
-            table.slots[place] = Slot { hash, entry: u32::try_from(at + 1).ok()? };
+            let value = (length as u32) << ID_BITS | id;
+            table.slots[place] = Slot { low: key.low, high: key.high, value };
         }
-        table.entries = entries;
         Some(table)
     }
 
     /// The id of exactly this string.
     pub(super) fn find(&self, text: &[u8]) -> Option<u32> {
-        self.longest(text).filter(|&(length, _)| length == text.len()).map(|(_, id)| id)
+        self.longest(text, text.len()).filter(|&(length, _)| length == text.len()).map(|(_, id)| id)
     }
 
-    /// Bytes and id of the longest string that `word`, which is UTF-8, begins with.
-    pub(super) fn longest(&self, word: &[u8]) -> Option<(usize, u32)> {
-        let head = &word[..word.len().min(self.length_max)];
-        let (mut hashes, mut hash) = ([0_u32; LENGTH_MAX], SEED);
-        for (place, &byte) in hashes.iter_mut().zip(head) {
-            hash = step(hash, byte);
-            *place = hash;
-        }
-        // Strings are whole characters, so equal bytes end where a character ends.
-        (1..=head.len()).rev().find_map(|length| {
-            let id = self.at(&head[..length], hashes[length - 1])?;
-            Some((length, id))
+    /// Bytes and id of the longest string that a word begins with: the first `length` of `bytes`,
+    /// which are UTF-8. Strings are whole characters, so equal bytes end where a character ends.
+    pub(super) fn longest(&self, bytes: &[u8], length: usize) -> Option<(usize, u32)> {
+        let key = Key::read(bytes);
+        (1..=length.min(self.length_max)).rev().find_map(|length| {
+            let id =
+                if length > INLINE { self.long(&bytes[..length]) } else { self.short(key, length) };
+            Some((length, id?))
         })
     }
 
-    fn at(&self, text: &[u8], hash: u32) -> Option<u32> {
-        let mut place = self.home(hash);
+    fn short(&self, key: Key, length: usize) -> Option<u32> {
+        let key = key.cut(length);
+        self.at(key.hash(), |slot| {
+            let equal = (slot.low, slot.high) == (key.low, key.high)
+                && slot.value >> ID_BITS == length as u32;
+            equal.then_some(slot.value & ((1 << ID_BITS) - 1))
+        })
+    }
+
+    fn long(&self, text: &[u8]) -> Option<u32> {
+        let hash = long_hash(text);
+        self.at(hash, |slot| {
+            if slot.value >> ID_BITS != INLINE as u32 + 1 || slot.low != hash {
+                return None;
+            }
+            let (bytes, id) = self.long.get(slot.high as usize)?;
+            (**bytes == *text).then_some(*id)
+        })
+    }
+
+    fn at(&self, hash: u64, id: impl Fn(&Slot) -> Option<u32>) -> Option<u32> {
+        let mut place = (hash >> self.shift) as usize;
         loop {
-            let slot = self.slots[place];
-            let entry = self.entries.get((slot.entry as usize).checked_sub(1)?)?;
-            if slot.hash == hash && self.text(entry) == text {
-                return Some(entry.id);
+            let slot = self.slots.get(place)?;
+            if slot.value == 0 {
+                return None;
+            }
+            if let Some(id) = id(slot) {
+                return Some(id);
             }
             place = (place + 1) % self.slots.len();
         }
     }
+}
 
-    fn text(&self, entry: &Entry) -> &[u8] {
-        &self.bytes[entry.start as usize..(entry.start + entry.length) as usize]
+impl Key {
+    /// The first bytes, however many of them are a string's.
+    fn read(bytes: &[u8]) -> Self {
+        let mut start = [0; INLINE];
+        if let Some(whole) = bytes.first_chunk() {
+            start = *whole;
+        } else {
+            start[..bytes.len()].copy_from_slice(bytes);
+        }
+        let [a, b, c, d, e, f, g, h, high @ ..] = start;
+        Self { low: u64::from_le_bytes([a, b, c, d, e, f, g, h]), high: u32::from_le_bytes(high) }
     }
 
-    /// The upper bits, which all bytes have moved.
-    fn home(&self, hash: u32) -> usize {
-        (hash.wrapping_mul(0x9e37_79b1) >> self.shift) as usize
+    /// The first `length` bytes, of which there are at least one and at most [`INLINE`].
+    fn cut(self, length: usize) -> Self {
+        if length <= 8 {
+            Self { low: self.low & (u64::MAX >> (64 - 8 * length)), high: 0 }
+        } else {
+            Self { low: self.low, high: self.high & (u32::MAX >> (96 - 8 * length)) }
+        }
+    }
+
+    fn hash(self) -> u64 {
+        folded(self.low ^ LOW, u64::from(self.high) ^ HIGH)
     }
 }
 
-fn step(hash: u32, byte: u8) -> u32 {
-    (hash ^ u32::from(byte)).wrapping_mul(PRIME)
+fn long_hash(text: &[u8]) -> u64 {
+    text.chunks(8).fold(LOW, |hash, chunk| {
+        let mut word = [0; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        folded(hash ^ u64::from_le_bytes(word), HIGH)
+    })
+}
+
+/// Both halves of the product: every bit of either factor moves the upper ones.
+fn folded(a: u64, b: u64) -> u64 {
+    let product = u128::from(a) * u128::from(b);
+    (product >> 64) as u64 ^ product as u64
 }
 
 #[cfg(test)]
@@ -118,7 +172,8 @@ mod tests {
 
     #[test]
     fn the_longest_beginning_is_found() {
-        let strings = ["a", "ab", "abcd", "é", "éa", ""];
+        let strings =
+            ["a", "ab", "abcd", "é", "éa", "", "twelve bytes", "thirteen byte", "thirteen bytes"];
         let table = Vocabulary::new(strings.into_iter().zip(1..)).expect("short");
         for (word, expected) in [
             ("a", Some((1, 1))),
@@ -127,11 +182,17 @@ mod tests {
             ("é", Some((2, 4))),
             ("éb", Some((2, 4))),
             ("éab", Some((3, 5))),
+            ("twelve bytes", Some((12, 7))),
+            ("twelve bytes more", Some((12, 7))),
+            ("thirteen bytE", None),
+            ("thirteen byteS", Some((13, 8))),
+            ("thirteen bytes more", Some((14, 9))),
+            ("a\0", Some((1, 1))),
             ("b", None),
             ("è", None),
             ("", None),
         ] {
-            assert_eq!(table.longest(word.as_bytes()), expected, "{word}");
+            assert_eq!(table.longest(word.as_bytes(), word.len()), expected, "{word}");
         }
         assert_eq!((table.find(b"ab"), table.find(b"abc")), (Some(2), None));
     }
@@ -150,6 +211,6 @@ mod tests {
         );
         let long = "x".repeat(129);
         assert!(Vocabulary::new([(long.as_str(), 1)].into_iter()).is_none());
-        assert_eq!(Vocabulary::new(std::iter::empty()).expect("empty").longest(b"a"), None);
+        assert_eq!(Vocabulary::new(std::iter::empty()).expect("empty").longest(b"a", 1), None);
     }
 }
