@@ -6,17 +6,19 @@
 //! with the library's own Unicode tables. No step reaches over a blank: a blank is a starter of its
 //! own in canonical ordering, and lower-casing goes by characters.
 
+mod normalize;
 mod vocabulary;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 
+use normalize::{is_punctuation, normalized};
 use tokenizers::models::ModelWrapper;
 use tokenizers::normalizers::{BertNormalizer, NormalizerWrapper};
-use tokenizers::{Model, PreTokenizerWrapper, Tokenizer};
-use unicode_categories::UnicodeCategories;
-use unicode_normalization_alignments::UnicodeNormalization;
-
+use tokenizers::{
+    Model, NormalizedString, Normalizer, OffsetReferential, OffsetType, PreTokenizerWrapper,
+    Tokenizer,
+};
 use vocabulary::Vocabulary;
 
 /// A tokenizer of one file.
@@ -71,11 +73,13 @@ impl WordPiece {
         };
         // One that is looked for in the normalised text could be there without being in the text.
         let added = tokenizer.get_added_tokens_decoder();
-        if added.values().any(|token| token.normalized) {
+        // Two with one id are listed once.
+        let listed = added.len() == tokenizer.get_added_vocabulary().get_vocab().len();
+        if !listed || added.len() > ADDED_MAX || added.values().any(|token| token.normalized) {
             return None;
         }
         let added: Vec<String> = added.into_values().map(|token| token.content).collect();
-        if added.len() > ADDED_MAX {
+        if added.iter().any(|token| is_normalized(tokenizer, &normalized(normalizer, token))) {
             return None;
         }
         let mut added_starts: Vec<u8> =
@@ -96,7 +100,8 @@ impl WordPiece {
             pairs().filter_map(|(text, id)| Some((text.strip_prefix(prefix)?, id))),
         )?;
         let word_chars_max = model.max_input_chars_per_word;
-        if word_chars_max > WORD_CHARS_MAX {
+        // Of none even punctuation would be unknown.
+        if !(1..=WORD_CHARS_MAX).contains(&word_chars_max) {
             return None;
         }
         let byte = |byte: usize| u8::try_from(byte).unwrap_or(u8::MAX);
@@ -122,8 +127,8 @@ impl WordPiece {
     /// Whether a few texts have the library's ids: what a file may say beside all that is known
     /// here, as a post-processor that repeats a text, shows in them.
     fn agrees_with(&self, tokenizer: &Tokenizer) -> bool {
-        let normalized = self.added.iter().map(|token| self.normalized(token));
-        normalized.chain([Cow::Borrowed(SAMPLE)]).all(|text| {
+        let added = self.added.iter().map(|token| normalized(self.normalizer, token));
+        added.chain([Cow::Borrowed(SAMPLE)]).all(|text| {
             let expected = tokenizer.encode_fast(&*text, false);
             let ours = self.ids(&text);
             ours.is_none_or(|ids| expected.is_ok_and(|expected| expected.get_ids() == ids))
@@ -201,7 +206,7 @@ impl WordPiece {
 
     /// Text without a blank, of any characters.
     fn chunk(&self, chunk: &str, ids: &mut Vec<u32>) {
-        let text = self.normalized(chunk);
+        let text = normalized(self.normalizer, chunk);
         let mut start = 0;
         for (at, c) in text.char_indices() {
             let (blank, punctuation) = (c.is_whitespace(), is_punctuation(c));
@@ -224,33 +229,6 @@ impl WordPiece {
         }
     }
 
-    /// The library's steps, in its order.
-    fn normalized<'t>(&self, chunk: &'t str) -> Cow<'t, str> {
-        let BertNormalizer { clean_text, handle_chinese_chars, strip_accents, lowercase, .. } =
-            self.normalizer;
-        let mut text = Cow::Borrowed(chunk);
-        if clean_text {
-            let kept = |&c: &char| !(c == '\0' || c == '\u{fffd}' || is_control(c));
-            let blank = |c: char| if c.is_whitespace() { ' ' } else { c };
-            text = text.chars().filter(kept).map(blank).collect::<String>().into();
-        }
-        if handle_chinese_chars && text.chars().any(is_chinese) {
-            let spaced = |c: char| {
-                let around = is_chinese(c).then_some(' ');
-                around.into_iter().chain([c]).chain(around)
-            };
-            text = text.chars().flat_map(spaced).collect::<String>().into();
-        }
-        if strip_accents.unwrap_or(lowercase) {
-            let decomposed = text.nfd().map(|(c, _)| c);
-            text = decomposed.filter(|c| !c.is_mark_nonspacing()).collect::<String>().into();
-        }
-        if lowercase {
-            text = text.chars().flat_map(char::to_lowercase).collect::<String>().into();
-        }
-        text
-    }
-
     fn has_added_token(&self, text: &str) -> bool {
         let begins = |at: usize| self.added.iter().any(|token| text[at..].starts_with(token));
         self.added_starts.iter().any(|&start| {
@@ -258,6 +236,25 @@ impl WordPiece {
             memchr::memchr_iter(start, text.as_bytes()).any(begins)
         })
     }
+}
+
+/// Leaves of a text its one character, and what is given.
+struct Append<'t>(&'t str);
+
+impl Normalizer for Append<'_> {
+    fn normalize(&self, text: &mut NormalizedString) -> tokenizers::Result<()> {
+        text.append(self.0);
+        Ok(())
+    }
+}
+
+/// Whether the library finds an added token in this normalised text. A file may say of a token twice
+/// how it is looked for: the library lists the last, but does both.
+fn is_normalized(tokenizer: &Tokenizer, normalized: &str) -> bool {
+    let vocabulary = tokenizer.get_added_vocabulary();
+    let text = vocabulary.extract_and_normalize(Some(&Append(normalized)), "\u{1}");
+    let pieces = text.get_splits(OffsetReferential::Normalized, OffsetType::Byte);
+    pieces.iter().any(|(_, _, tokens)| tokens.is_some())
 }
 
 impl Class {
@@ -269,29 +266,6 @@ impl Class {
             _ => Self::Other,
         }
     }
-}
-
-fn is_control(c: char) -> bool {
-    !matches!(c, '\t' | '\n' | '\r') && c.is_other()
-}
-
-fn is_punctuation(c: char) -> bool {
-    c.is_ascii_punctuation() || c.is_punctuation()
-}
-
-/// The blocks that BERT takes for ideographs.
-fn is_chinese(c: char) -> bool {
-    matches!(
-        u32::from(c),
-        0x4E00..=0x9FFF
-            | 0x3400..=0x4DBF
-            | 0x20000..=0x2A6DF
-            | 0x2A700..=0x2B73F
-            | 0x2B740..=0x2B81F
-            | 0x2B920..=0x2CEAF
-            | 0xF900..=0xFAFF
-            | 0x2F800..=0x2FA1F
-    )
 }
 
 #[cfg(test)]
