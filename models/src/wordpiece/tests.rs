@@ -192,11 +192,11 @@ fn mutated_mail() {
     for both in all_normalizers() {
         for _ in 0..rounds {
             let mut text: Vec<char> = MAIL.chars().collect();
-            let at = random.below(text.len() as u32) as usize;
+            let at = random.below(text.len());
             text.rotate_left(at);
             text.truncate(120);
             for _ in 0..=random.below(6) {
-                let at = random.below(text.len() as u32) as usize;
+                let at = random.below(text.len());
                 match random.below(4) {
                     0 => text[at] = random.character(),
                     1 => text.insert(at, random.character()),
@@ -224,7 +224,7 @@ fn tokenizers_of_the_fixtures() {
         assert_eq!(of(&library).is_some(), bert, "{}", path.display());
         if bert {
             let both = Both::of(library);
-            (0..500).for_each(|_| both.check(&random.text()));
+            (0..500).for_each(|_| both.check(&random.odd_text()));
             known += 1;
         }
     }
