@@ -77,10 +77,10 @@ pub enum CpuError {
         /// What does not fit.
         reason: &'static str,
     },
-    /// The output has not room for exactly the batch's logits.
-    #[error("room for {found} logits, the batch has {expected}")]
-    LogitsLength {
-        /// Sequences times labels.
+    /// The output has not room for exactly the batch's states or logits.
+    #[error("room for {found} numbers, the batch has {expected}")]
+    ResultLength {
+        /// Sequences times numbers of one.
         expected: usize,
         /// Elements of the slice.
         found: usize,

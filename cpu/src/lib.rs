@@ -1,8 +1,9 @@
 //! Encoder forward passes on CPUs: packed weights, padding-free batches, fused kernels.
 //!
 //! An [`EncoderSpec`] names tensors by their places, so this crate knows neither files nor
-//! checkpoints; an [`Engine`] packs them once for the CPU's best kernels; [`Engine::forward`] turns
-//! a [`TokenBatch`] into logits on a [`ComputePool`] that all engines share.
+//! checkpoints; an [`Encoder`] packs them once for the CPU's best kernels; [`Encoder::forward`] turns
+//! a [`TokenBatch`] into states on a [`ComputePool`] that all encoders share, and a [`Head`] turns
+//! states into logits. Several heads may read one encoder's states; an [`Engine`] is both.
 //!
 //! # Map
 //!
@@ -19,10 +20,11 @@
 //!   table.rs      all of these compiled for each instruction set
 //!   level.rs      which set is used
 //! encoder/
-//!   build.rs      spec to engine
+//!   build.rs      spec to encoder
 //!   calibrate.rs  outlier channels of 8-bit products
 //!   plan.rs       whose rows are whose, and what memory a pass needs
 //!   pass.rs       THE forward pass
+//!   head.rs       from states to logits
 //!   attention.rs  one tile of queries, one head at a time
 //!   embed.rs, arena.rs, phases.rs
 //! ```
@@ -55,7 +57,7 @@ mod simd;
 mod slab;
 mod spec;
 
-pub use encoder::{ChannelMaxima, Engine, Phase, PhaseTimes};
+pub use encoder::{ChannelMaxima, Encoder, Engine, Head, Phase, PhaseTimes};
 pub use error::CpuError;
 pub use kernels::level::{KERNEL_VARIABLE, KernelLevel, KernelReport, kernels};
 pub use pool::ComputePool;

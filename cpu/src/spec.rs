@@ -243,3 +243,9 @@ pub struct TokenBatch<'a> {
     /// `[sequences + 1]`: where sequences begin, and the end; begins with 0.
     pub offsets: &'a [u32],
 }
+
+impl TokenBatch<'_> {
+    pub(crate) fn sequences(&self) -> usize {
+        self.offsets.len().saturating_sub(1)
+    }
+}

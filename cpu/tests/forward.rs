@@ -139,8 +139,8 @@ fn calibration_tames_outliers() {
     let best = KernelLevel::best();
     let plain = |precision| Engine::new(&spec, precision, Arc::clone(&pool)).expect("builds");
     let (f32, int8) = (plain(Precision::F32), plain(Precision::Int8));
-    let mut maxima = f32.channel_maxima(Batch::random(&shape, &[40, 9], 1).view()).expect("runs");
-    maxima.merge(&f32.channel_maxima(Batch::random(&shape, &[70], 2).view()).expect("runs"));
+    let mut maxima = f32.encoder().channel_maxima(Batch::random(&shape, &[40, 9], 1).view()).expect("runs");
+    maxima.merge(&f32.encoder().channel_maxima(Batch::random(&shape, &[70], 2).view()).expect("runs"));
     let kept = ChannelMaxima::from_values(2, 128, 256, &maxima.to_values()).expect("fits");
     assert_eq!(kept, maxima);
     assert_eq!(ChannelMaxima::from_values(3, 128, 256, &maxima.to_values()), None);
@@ -157,6 +157,45 @@ fn calibration_tames_outliers() {
     let other = Shape::bert(64, 4, 256, 2).spec(7);
     let wrong = Engine::calibrated(&other, Precision::Int8, pool, best, &maxima);
     assert!(matches!(wrong, Err(CpuError::BadSpec { .. })));
+}
+
+#[test]
+fn heads_share_an_encoder() {
+    let shape = Shape::bert(48, 3, 96, 2);
+    let (first, mut second) = (shape.spec(7), shape.spec(7));
+    second.head = shape.spec(8).head;
+    let pool = ComputePool::new(2).expect("starts");
+    let batch = Batch::random(&shape, &[9, 33, 1, 4, 17], 3);
+    for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
+        let alone =
+            |spec: &EncoderSpec| Engine::new(spec, precision, Arc::clone(&pool)).expect("builds");
+        let own = alone(&first);
+        let beside = Engine::beside(Arc::clone(own.encoder()), &second.head).expect("builds");
+        let (expected, found) = (run(&alone(&second), &batch), run(&beside, &batch));
+        assert_eq!(found, expected, "{precision:?}");
+        assert_ne!(found, run(&own, &batch), "another head");
+        // States once, for both heads; a head's rows do not depend on each other.
+        let mut states = vec![0.0; batch.sequences() * 48];
+        own.encoder().forward(batch.view(), &mut states).expect("runs");
+        let (labels, mut logits) = (beside.labels(), vec![0.0; found.len()]);
+        for (state, logits) in states.chunks(48).zip(logits.chunks_mut(labels)) {
+            beside.head().apply(state, logits).expect("fits");
+        }
+        assert_eq!(logits, found, "{precision:?}");
+        assert!(matches!(
+            beside.head().apply(&states[1..], &mut logits),
+            Err(CpuError::ResultLength { .. })
+        ));
+    }
+    let many: Vec<f32> = (0..48 * 75).map(|at| (at as f32 * 0.37).sin()).collect();
+    let head = Engine::new(&first, Precision::F32, Arc::clone(&pool)).expect("builds");
+    let mut together = vec![0.0; 75 * head.head().labels()];
+    head.head().apply(&many, &mut together).expect("fits");
+    for (state, logits) in many.chunks(48).zip(together.chunks(head.labels())) {
+        let mut one = vec![0.0; logits.len()];
+        head.head().apply(state, &mut one).expect("fits");
+        assert_eq!(one, logits, "more rows than a block");
+    }
 }
 
 #[test]
@@ -191,7 +230,7 @@ fn bad_input_is_told() {
     ));
     assert!(matches!(
         run(&[1], &[], &[0, 1], 4),
-        Err(CpuError::LogitsLength { expected: 3, found: 4 })
+        Err(CpuError::ResultLength { expected: 3, found: 4 })
     ));
     assert!(run(&[], &[], &[0], 0).is_ok());
 }

@@ -17,11 +17,11 @@ const VALUE_VECTORS: usize = 2;
 impl Worker<'_> {
     /// bf16 in a group.
     fn group(&self) -> usize {
-        if self.engine.sizes.bf16_attention { 2 } else { 1 }
+        if self.encoder.sizes.bf16_attention { 2 } else { 1 }
     }
 
     fn keys_of(&self, layer: usize, sequence: usize, head: usize) -> *mut u8 {
-        let sizes = self.engine.sizes;
+        let sizes = self.encoder.sizes;
         let starts = &self.plan.key_starts;
         let (start, keys) = (starts[sequence], starts[sequence + 1] - starts[sequence]);
         let before = (start * sizes.heads + head * keys) * sizes.head_size;
@@ -30,7 +30,7 @@ impl Worker<'_> {
     }
 
     fn values_of(&self, layer: usize, sequence: usize, head: usize) -> *mut u8 {
-        let sizes = self.engine.sizes;
+        let sizes = self.encoder.sizes;
         let starts = &self.plan.value_starts;
         let (start, values) = (starts[sequence], starts[sequence + 1] - starts[sequence]);
         let width = sizes.head_size.next_multiple_of(self.k.lanes);
@@ -44,7 +44,7 @@ impl Worker<'_> {
     /// # Safety
     /// `rows` are this thread's and as many as `wide` holds.
     pub(super) unsafe fn pack_keys(&self, layer: usize, rows: Range<usize>) {
-        let (sizes, k, group) = (self.engine.sizes, self.k, self.group());
+        let (sizes, k, group) = (self.encoder.sizes, self.k, self.group());
         let (source, stride) = if sizes.bf16_attention {
             // SAFETY: `context` is free now and has room for the block's rows, twice over.
             unsafe {
@@ -94,7 +94,7 @@ impl Worker<'_> {
     /// # Safety
     /// `rows` are this thread's and as many as `wide` holds, cut at even places of sequences.
     pub(super) unsafe fn pack_values(&self, layer: usize, rows: Range<usize>) {
-        let (sizes, k, group) = (self.engine.sizes, self.k, self.group());
+        let (sizes, k, group) = (self.encoder.sizes, self.k, self.group());
         let padded = sizes.head_size.next_multiple_of(k.lanes);
         let width = VALUE_VECTORS * k.lanes;
         let stride = self.layout.wide_stride;
@@ -147,7 +147,7 @@ impl Worker<'_> {
         rows: usize,
         context: *mut f32,
     ) {
-        let (sizes, k, group) = (self.engine.sizes, self.k, self.group());
+        let (sizes, k, group) = (self.encoder.sizes, self.k, self.group());
         let (tiles, mr) =
             if sizes.bf16_attention { (&k.tiles_bf16, k.mr_narrow) } else { (&k.tiles_f32, k.mr) };
         let tokens = self.plan.offsets[sequence + 1] - self.plan.offsets[sequence];

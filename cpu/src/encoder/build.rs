@@ -1,11 +1,11 @@
-//! From a spec to an engine: checks sizes, packs weights.
+//! From a spec to an encoder: checks sizes, packs weights.
 
 use std::sync::Arc;
 
 use super::calibrate::{ChannelMaxima, Place};
 use super::embed::PackedEmbeddings;
 use super::plan::Costs;
-use super::{Engine, Layer, PackedNorm, Sizes};
+use super::{Encoder, Layer, PackedNorm, Sizes};
 use crate::error::CpuError;
 use crate::kernels::{Function, Kernels};
 use crate::pack::{Input, PackedLinear, packed_bytes};
@@ -14,7 +14,7 @@ use crate::slab::Slab;
 use crate::spec::{Activation, EncoderSpec, Linear, Norm, Positions, Precision, TensorView};
 
 /// Beyond these a spec lies, and sizes could overflow when multiplied.
-const SIZE_MAX: usize = 1 << 24;
+pub(super) const SIZE_MAX: usize = 1 << 24;
 
 pub(super) fn build(
     spec: &EncoderSpec,
@@ -22,7 +22,7 @@ pub(super) fn build(
     pool: Arc<ComputePool>,
     kernels: &'static Kernels,
     maxima: Option<&ChannelMaxima>,
-) -> Result<Engine, CpuError> {
+) -> Result<Encoder, CpuError> {
     let sizes = sizes(spec, precision, kernels)?;
     if maxima.is_some_and(|maxima| !maxima.fit(spec.layers.len(), sizes.hidden, sizes.intermediate))
     {
@@ -39,30 +39,13 @@ pub(super) fn build(
     for at in 0..spec.layers.len() {
         layers.push(packer.layer(spec, sizes, at)?);
     }
-    let mut head = Vec::with_capacity(spec.head.layers.len());
-    let mut inputs = sizes.hidden;
-    for (at, (linear, activation)) in spec.head.layers.iter().enumerate() {
-        let outputs = linear.weight.shape.first().copied().unwrap_or(0);
-        // One row a sequence: f32 costs nothing here.
-        let name = format!("head {at}");
-        let packed = PackedLinear::new(
-            kernels,
-            &mut packer.slab,
-            (&name, linear),
-            [outputs, inputs],
-            Precision::F32,
-            (Input::default(), 1.0),
-        )?;
-        head.push((packed, activation.map(|activation| function(activation, Precision::F32))));
-        inputs = outputs;
-    }
     let tables = [
         Some(&spec.embeddings.word),
         spec.embeddings.position.as_ref(),
         spec.embeddings.token_type.as_ref(),
     ];
     let table_bytes = tables.into_iter().flatten().map(|table| table.range.len()).sum();
-    Ok(Engine {
+    Ok(Encoder {
         kernels,
         precision,
         pool,
@@ -71,13 +54,12 @@ pub(super) fn build(
         costs: costs(sizes, layers.len(), precision, kernels),
         layers,
         function: function(spec.activation, precision),
-        head,
         weights: packer.slab,
         table_bytes,
     })
 }
 
-fn bad(reason: impl Into<String>) -> CpuError {
+pub(super) fn bad(reason: impl Into<String>) -> CpuError {
     CpuError::BadSpec { reason: reason.into() }
 }
 
@@ -97,14 +79,7 @@ fn sizes(spec: &EncoderSpec, precision: Precision, k: &Kernels) -> Result<Sizes,
     if spec.heads == 0 || hidden % spec.heads != 0 {
         return Err(bad(format!("{} heads do not divide {hidden}", spec.heads)));
     }
-    let Some((last, _)) = spec.head.layers.last() else {
-        return Err(bad("its head has no layers"));
-    };
-    let labels = size(&last.weight, 0, "head")?;
-    let mut widest = hidden.max(intermediate).max(embedding);
-    for (linear, _) in &spec.head.layers {
-        widest = widest.max(size(&linear.weight, 0, "head")?);
-    }
+    let widest = hidden.max(intermediate).max(embedding);
     let rows = spec
         .embeddings
         .position
@@ -127,7 +102,6 @@ fn sizes(spec: &EncoderSpec, precision: Precision, k: &Kernels) -> Result<Sizes,
         intermediate,
         embedding,
         widest,
-        labels,
         tokens_max: spec.tokens_max,
         bf16_attention,
     })
@@ -158,9 +132,6 @@ fn slab_bytes(spec: &EncoderSpec, precision: Precision, k: &Kernels) -> Result<u
     if let Some(projection) = &spec.embeddings.projection {
         count(projection, precision)?;
     }
-    for (linear, _) in &spec.head.layers {
-        count(linear, Precision::F32)?;
-    }
     Ok(bytes)
 }
 
@@ -182,7 +153,7 @@ fn costs(sizes: Sizes, layers: usize, precision: Precision, k: &Kernels) -> Cost
     Costs { row: row * number(layers), key: a_key * number(layers) }
 }
 
-fn function(activation: Activation, precision: Precision) -> Function {
+pub(super) fn function(activation: Activation, precision: Precision) -> Function {
     match activation {
         Activation::Gelu if precision == Precision::F32 => Function::Gelu,
         Activation::Gelu => Function::GeluCoarse,

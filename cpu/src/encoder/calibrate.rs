@@ -8,7 +8,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use super::{Engine, Layer};
+use super::{Encoder, Layer};
 use crate::error::CpuError;
 use crate::pack::{Channels, OUTLIERS_MAX, PackedLinear};
 use crate::spec::{Linear, read_f32};
@@ -21,7 +21,7 @@ const STANDS_OUT: f32 = 2.0;
 
 /// Largest magnitude of each channel that went into products, layer by layer.
 ///
-/// Measured by [`Engine::channel_maxima`], best of an f32 engine, for [`Engine::calibrated`].
+/// Measured by [`Encoder::channel_maxima`], best of an f32 encoder, for [`Encoder::new`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct ChannelMaxima {
     layers: Vec<[Vec<f32>; 4]>,
@@ -158,7 +158,7 @@ impl Gauge {
     /// `x` has `rows` rows of the product's inputs.
     pub(super) unsafe fn read(
         &self,
-        engine: &Engine,
+        encoder: &Encoder,
         linear: &PackedLinear,
         x: *const f32,
         stride: usize,
@@ -177,7 +177,7 @@ impl Gauge {
             }
         };
         let found =
-            engine.layers.iter().enumerate().find_map(|(at, layer)| Some((at, place(layer)?)));
+            encoder.layers.iter().enumerate().find_map(|(at, layer)| Some((at, place(layer)?)));
         let Some((layer, place)) = found else { return };
         let mut maxima = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for row in 0..rows {

@@ -5,12 +5,14 @@ mod attention;
 mod build;
 mod calibrate;
 mod embed;
+mod head;
 mod pass;
 mod phases;
 mod plan;
 
 pub(crate) use arena::Arena;
 pub use calibrate::ChannelMaxima;
+pub use head::Head;
 pub use phases::{Phase, PhaseTimes};
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,17 +23,16 @@ use crate::kernels::{Function, Kernels};
 use crate::pack::PackedLinear;
 use crate::pool::ComputePool;
 use crate::slab::Slab;
-use crate::spec::{EncoderSpec, Precision, TokenBatch};
+use crate::spec::{EncoderSpec, HeadSpec, Precision, TokenBatch};
 use calibrate::Gauge;
 use embed::PackedEmbeddings;
 use plan::Costs;
 
-/// A classifier with packed weights.
+/// An encoder with packed weights: from tokens to the first token's state, which heads read.
 ///
-/// An answer is bit for bit the same whatever else is in the batch and however many threads
-/// compute.
+/// A state is bit for bit the same whatever else is in the batch and however many threads compute.
 #[derive(Debug)]
-pub struct Engine {
+pub struct Encoder {
     kernels: &'static Kernels,
     precision: Precision,
     pool: Arc<ComputePool>,
@@ -39,7 +40,6 @@ pub struct Engine {
     embeddings: PackedEmbeddings,
     layers: Vec<Layer>,
     function: Function,
-    head: Vec<(PackedLinear, Option<Function>)>,
     costs: Costs,
     /// What the layers' pointers lead to.
     weights: Slab,
@@ -57,7 +57,6 @@ struct Sizes {
     embedding: usize,
     /// Widest row of f32 between two products.
     widest: usize,
-    labels: usize,
     tokens_max: usize,
     /// Attention multiplies bf16 rather than f32.
     bf16_attention: bool,
@@ -83,12 +82,133 @@ struct PackedNorm {
     eps: f32,
 }
 
+impl Encoder {
+    /// Packs the weights of `spec` for the kernels of `level`, the head's not among them. Outlier
+    /// channels of 8-bit products are evened out by `maxima`, what was measured on sample texts, if
+    /// there are any; other precisions do not need them.
+    ///
+    /// # Errors
+    /// A tensor that is not of its place's shape, sizes that contradict each other, kernels that
+    /// this CPU cannot run, or maxima of another model.
+    pub fn new(
+        spec: &EncoderSpec,
+        precision: Precision,
+        pool: Arc<ComputePool>,
+        level: KernelLevel,
+        maxima: Option<&ChannelMaxima>,
+    ) -> Result<Self, CpuError> {
+        build::build(spec, precision, pool, kernels_of(level)?, maxima)
+    }
+
+    /// States `[sequences, hidden]` of a batch's first tokens.
+    ///
+    /// Runs on the calling thread and the pool's workers; calls of several threads run one after
+    /// another. Does not allocate once the pool has seen a batch as large.
+    ///
+    /// # Errors
+    /// A batch that does not fit together or the model, or `states` of another length.
+    pub fn forward(&self, batch: TokenBatch<'_>, states: &mut [f32]) -> Result<(), CpuError> {
+        self.run(batch, states, Watchers::default())
+    }
+
+    /// Largest magnitudes of the channels that go into products on a batch of sample texts. A few
+    /// hundred tokens are enough to find the channels that stand out.
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
+    pub fn channel_maxima(&self, batch: TokenBatch<'_>) -> Result<ChannelMaxima, CpuError> {
+        let Sizes { hidden, intermediate, .. } = self.sizes;
+        let maxima = ChannelMaxima::new(self.layers.len(), hidden, intermediate);
+        let gauge = Gauge(Mutex::new(maxima));
+        let mut states = vec![0.0; batch.sequences() * hidden];
+        self.run(batch, &mut states, Watchers { gauge: Some(&gauge), ..Watchers::default() })?;
+        Ok(gauge.0.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn run(
+        &self,
+        batch: TokenBatch<'_>,
+        states: &mut [f32],
+        watchers: Watchers<'_>,
+    ) -> Result<(), CpuError> {
+        self.check(batch)?;
+        let expected = batch.sequences() * self.sizes.hidden;
+        if states.len() != expected {
+            return Err(CpuError::ResultLength { expected, found: states.len() });
+        }
+        if expected == 0 {
+            return Ok(());
+        }
+        pass::forward(self, batch, states, watchers)
+    }
+
+    fn check(&self, batch: TokenBatch<'_>) -> Result<(), CpuError> {
+        let bad = |reason| Err(CpuError::BadBatch { reason });
+        let (Some(&0), Some(&end)) = (batch.offsets.first(), batch.offsets.last()) else {
+            return bad("offsets do not begin with 0");
+        };
+        if end as usize != batch.ids.len() {
+            return bad("the last offset is not the number of ids");
+        }
+        if !batch.type_ids.is_empty() && batch.type_ids.len() != batch.ids.len() {
+            return bad("there are not as many types as ids");
+        }
+        for pair in batch.offsets.windows(2) {
+            let tokens = pair[1].saturating_sub(pair[0]) as usize;
+            if tokens == 0 || tokens > self.sizes.tokens_max {
+                return Err(CpuError::SequenceLength { tokens, tokens_max: self.sizes.tokens_max });
+            }
+        }
+        self.embeddings.check(batch)
+    }
+
+    /// Numbers of a state.
+    #[must_use]
+    pub fn hidden(&self) -> usize {
+        self.sizes.hidden
+    }
+
+    /// Longest sequence.
+    #[must_use]
+    pub fn tokens_max(&self) -> usize {
+        self.sizes.tokens_max
+    }
+
+    /// Precision of its products.
+    #[must_use]
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// The instruction set in use.
+    #[must_use]
+    pub fn kernel_level(&self) -> KernelLevel {
+        self.kernels.level
+    }
+
+    /// Bytes of packed weights and of the embedding tables, which may be mapped; scratch memory is
+    /// the pool's.
+    #[must_use]
+    pub fn resident_bytes(&self) -> usize {
+        self.weights.used() + self.table_bytes
+    }
+}
+
+/// A whole classifier: an encoder, which others may share, and a head.
+///
+/// An answer is bit for bit the same whatever else is in the batch and however many threads
+/// compute.
+#[derive(Debug)]
+pub struct Engine {
+    encoder: Arc<Encoder>,
+    head: Head,
+}
+
 impl Engine {
     /// Packs the weights of `spec` for the kernels that `POSTSORT_KERNEL` names, or the CPU's best.
     ///
     /// # Errors
-    /// A tensor that is not of its place's shape, sizes that contradict each other, or kernels that
-    /// this CPU cannot run.
+    /// See [`Encoder::new`] and [`Head::new`].
     pub fn new(
         spec: &EncoderSpec,
         precision: Precision,
@@ -107,11 +227,11 @@ impl Engine {
         pool: Arc<ComputePool>,
         level: KernelLevel,
     ) -> Result<Self, CpuError> {
-        build::build(spec, precision, pool, kernels_of(level)?, None)
+        let encoder = Encoder::new(spec, precision, pool, level, None)?;
+        Self::beside(Arc::new(encoder), &spec.head)
     }
 
-    /// As [`Self::with_kernels`], with outlier channels of 8-bit products evened out by what was
-    /// measured on sample texts; other precisions do not need it.
+    /// As [`Self::with_kernels`], with what was measured of the channels; see [`Encoder::new`].
     ///
     /// # Errors
     /// As [`Self::new`], and maxima of another model.
@@ -122,28 +242,20 @@ impl Engine {
         level: KernelLevel,
         maxima: &ChannelMaxima,
     ) -> Result<Self, CpuError> {
-        build::build(spec, precision, pool, kernels_of(level)?, Some(maxima))
+        let encoder = Encoder::new(spec, precision, pool, level, Some(maxima))?;
+        Self::beside(Arc::new(encoder), &spec.head)
     }
 
-    /// Largest magnitudes of the channels that go into products on a batch of sample texts. A few
-    /// hundred tokens are enough to find the channels that stand out.
+    /// A head over an encoder that is there already.
     ///
     /// # Errors
-    /// As [`Self::forward`].
-    pub fn channel_maxima(&self, batch: TokenBatch<'_>) -> Result<ChannelMaxima, CpuError> {
-        let Sizes { hidden, intermediate, .. } = self.sizes;
-        let maxima = ChannelMaxima::new(self.layers.len(), hidden, intermediate);
-        let gauge = Gauge(Mutex::new(maxima));
-        let sequences = batch.offsets.len().saturating_sub(1);
-        let mut logits = vec![0.0; sequences * self.sizes.labels];
-        self.run(batch, &mut logits, Watchers { gauge: Some(&gauge), ..Watchers::default() })?;
-        Ok(gauge.0.into_inner().unwrap_or_else(PoisonError::into_inner))
+    /// See [`Head::new`].
+    pub fn beside(encoder: Arc<Encoder>, head: &HeadSpec) -> Result<Self, CpuError> {
+        let head = Head::new(head, encoder.hidden(), encoder.kernel_level())?;
+        Ok(Self { encoder, head })
     }
 
-    /// Logits `[sequences, labels]` of a batch.
-    ///
-    /// Runs on the calling thread and the pool's workers; calls of several threads run one after
-    /// another. Does not allocate once the pool has seen a batch as large.
+    /// Logits `[sequences, labels]` of a batch; see [`Encoder::forward`].
     ///
     /// # Errors
     /// A batch that does not fit together or the model, or `logits` of another length.
@@ -170,66 +282,50 @@ impl Engine {
         logits: &mut [f32],
         watchers: Watchers<'_>,
     ) -> Result<(), CpuError> {
-        self.check(batch)?;
-        let expected = (batch.offsets.len() - 1) * self.sizes.labels;
+        self.encoder.check(batch)?;
+        let expected = batch.sequences() * self.labels();
         if logits.len() != expected {
-            return Err(CpuError::LogitsLength { expected, found: logits.len() });
+            return Err(CpuError::ResultLength { expected, found: logits.len() });
         }
-        if expected == 0 {
-            return Ok(());
-        }
-        pass::forward(self, batch, logits, watchers)
+        let mut states = vec![0.0; batch.sequences() * self.encoder.hidden()];
+        self.encoder.run(batch, &mut states, watchers)?;
+        self.head.apply(&states, logits)
     }
 
-    fn check(&self, batch: TokenBatch<'_>) -> Result<(), CpuError> {
-        let bad = |reason| Err(CpuError::BadBatch { reason });
-        let (Some(&0), Some(&end)) = (batch.offsets.first(), batch.offsets.last()) else {
-            return bad("offsets do not begin with 0");
-        };
-        if end as usize != batch.ids.len() {
-            return bad("the last offset is not the number of ids");
-        }
-        if !batch.type_ids.is_empty() && batch.type_ids.len() != batch.ids.len() {
-            return bad("there are not as many types as ids");
-        }
-        for pair in batch.offsets.windows(2) {
-            let tokens = pair[1].saturating_sub(pair[0]) as usize;
-            if tokens == 0 || tokens > self.sizes.tokens_max {
-                return Err(CpuError::SequenceLength { tokens, tokens_max: self.sizes.tokens_max });
-            }
-        }
-        self.embeddings.check(batch)
+    /// From tokens to states.
+    #[must_use]
+    pub fn encoder(&self) -> &Arc<Encoder> {
+        &self.encoder
+    }
+
+    /// From states to logits.
+    #[must_use]
+    pub fn head(&self) -> &Head {
+        &self.head
     }
 
     /// Logits of a sequence.
     #[must_use]
     pub fn labels(&self) -> usize {
-        self.sizes.labels
+        self.head.labels()
     }
 
-    /// Longest sequence.
-    #[must_use]
-    pub fn tokens_max(&self) -> usize {
-        self.sizes.tokens_max
-    }
-
-    /// Precision of its products.
+    /// Precision of the encoder's products.
     #[must_use]
     pub fn precision(&self) -> Precision {
-        self.precision
+        self.encoder.precision()
     }
 
     /// The instruction set in use.
     #[must_use]
     pub fn kernel_level(&self) -> KernelLevel {
-        self.kernels.level
+        self.encoder.kernel_level()
     }
 
-    /// Bytes of packed weights and of the embedding tables, which may be mapped; scratch memory is
-    /// the pool's.
+    /// Bytes of the encoder and of the head.
     #[must_use]
     pub fn resident_bytes(&self) -> usize {
-        self.weights.used() + self.table_bytes
+        self.encoder.resident_bytes() + self.head.resident_bytes()
     }
 }
 

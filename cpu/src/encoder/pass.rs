@@ -7,7 +7,6 @@
 //!             attention → output, residual, norm → up, activation → down, residual, norm
 //!             → keys, values, queries of the next layer
 //! last layer: the same, but past keys and values only for the first token of each sequence
-//! head
 //! ```
 //!
 //! Rows go in blocks, so that what a block computes stays in the L2 cache.
@@ -18,38 +17,38 @@ use super::arena::{Own, Shared};
 use super::calibrate::Gauge;
 use super::phases::{Phase, Watch};
 use super::plan::{Layout, Plan};
-use super::{Engine, Layer, PackedNorm, Watchers};
+use super::{Encoder, Layer, PackedNorm, Watchers};
 use crate::error::CpuError;
 use crate::kernels::{Coding, Kernels, NormArgs, RowsArgs};
 use crate::pack::{PackedLinear, Results, Rows};
 use crate::pool::Alarm;
 use crate::spec::TokenBatch;
 
-/// Logits that threads write, each those of its sequences.
-struct Logits(*mut f32);
+/// States that threads write, each those of its sequences.
+struct States(*mut f32);
 
 // SAFETY: no two threads write the same sequence's.
-unsafe impl Sync for Logits {}
+unsafe impl Sync for States {}
 
 pub(super) fn forward(
-    engine: &Engine,
+    encoder: &Encoder,
     batch: TokenBatch<'_>,
-    logits: &mut [f32],
+    states: &mut [f32],
     watchers: Watchers<'_>,
 ) -> Result<(), CpuError> {
-    let mut arena = engine.pool.arena();
+    let mut arena = encoder.pool.arena();
     let mut plan = std::mem::take(&mut arena.plan);
     let mut own = std::mem::take(&mut arena.own);
-    plan.prepare(engine, batch.offsets);
-    let layout = Layout::new(engine, &plan);
+    plan.prepare(encoder, batch.offsets);
+    let layout = Layout::new(encoder, &plan);
     let provided = arena.provide(&layout, &mut own);
-    let logits = Logits(logits.as_mut_ptr());
+    let states = States(states.as_mut_ptr());
     let result = provided.and_then(|shared| {
-        engine.pool.run(&mut arena, plan.threads, &|alarm, thread| {
-            let logits = &logits;
+        encoder.pool.run(&mut arena, plan.threads, &|alarm, thread| {
+            let states = &states;
             let worker = Worker {
-                engine,
-                k: engine.kernels,
+                encoder,
+                k: encoder.kernels,
                 plan: &plan,
                 layout: &layout,
                 shared: &shared,
@@ -60,7 +59,7 @@ pub(super) fn forward(
             };
             // SAFETY: the arena gave memory as the layout says, each thread has its own part, and
             // the batch was checked.
-            let done = unsafe { worker.run(alarm, thread, logits.0) };
+            let done = unsafe { worker.run(alarm, thread, states.0) };
             // Fails only if another thread panicked, which the pool reports.
             drop(done);
         })
@@ -72,7 +71,7 @@ pub(super) fn forward(
 
 /// One thread's view of a pass.
 pub(super) struct Worker<'a> {
-    pub(super) engine: &'a Engine,
+    pub(super) encoder: &'a Encoder,
     pub(super) k: &'static Kernels,
     pub(super) plan: &'a Plan,
     pub(super) layout: &'a Layout,
@@ -85,15 +84,15 @@ pub(super) struct Worker<'a> {
 
 impl Worker<'_> {
     /// # Safety
-    /// Memory is as the layout says; no other thread has this one's number; `logits` has room for
+    /// Memory is as the layout says; no other thread has this one's number; `states` has room for
     /// the batch's.
     unsafe fn run(
         &self,
         alarm: Alarm<'_>,
         thread: usize,
-        logits: *mut f32,
+        states: *mut f32,
     ) -> Result<(), CpuError> {
-        let layers = &self.engine.layers;
+        let layers = &self.encoder.layers;
         let last = layers.len() - 1;
         let phase = |phase: usize, piece: &dyn Fn(Range<usize>)| {
             let done = self.plan.each(alarm, phase, thread, piece);
@@ -121,7 +120,7 @@ impl Worker<'_> {
         }
         // SAFETY: as above; a sequence is given to one thread.
         phase(last + 1, &|sequences| unsafe {
-            self.first_tokens(&layers[last], last, sequences, logits);
+            self.first_tokens(&layers[last], last, sequences, states);
             self.watch.mark(Phase::FirstTokens);
         })
     }
@@ -140,7 +139,7 @@ impl Worker<'_> {
         unsafe { self.own.context.add(row * self.layout.context_stride) }
     }
 
-    /// The last layer's attention and dense part, and the head, for first tokens only.
+    /// The last layer's attention and dense part, for first tokens only.
     ///
     /// # Safety
     /// As [`Self::run`]; `sequences` are this thread's and at most a block.
@@ -149,7 +148,7 @@ impl Worker<'_> {
         layer: &Layer,
         at: usize,
         sequences: Range<usize>,
-        logits: *mut f32,
+        states: *mut f32,
     ) {
         let (count, stride) = (sequences.len(), self.layout.compact_stride);
         // SAFETY: other threads' rows are finished behind the barrier and only read here; compact
@@ -158,7 +157,7 @@ impl Worker<'_> {
             for (to, sequence) in sequences.clone().enumerate() {
                 let from = self.x(self.plan.offsets[sequence]).cast_const();
                 let to = self.own.compact.add(to * stride);
-                to.copy_from_nonoverlapping(from, self.engine.sizes.hidden);
+                to.copy_from_nonoverlapping(from, self.encoder.sizes.hidden);
             }
             // Queries of first tokens take the first rows of all queries, which nobody needs now.
             let a = self.coded(&layer.query, self.own.compact, stride, count);
@@ -167,14 +166,18 @@ impl Worker<'_> {
                 self.attend(at, sequence, sequence, 1, self.context(to));
             }
             self.dense(layer, self.own.compact, stride, count);
-            self.head(count, logits.add(sequences.start * self.engine.sizes.labels));
+            let hidden = self.encoder.sizes.hidden;
+            for (at, sequence) in sequences.enumerate() {
+                let from = self.own.compact.add(at * stride).cast_const();
+                states.add(sequence * hidden).copy_from_nonoverlapping(from, hidden);
+            }
         }
     }
 
     /// # Safety
     /// `block` is of this thread's rows.
     unsafe fn embed(&self, block: Range<usize>) {
-        let embeddings = &self.engine.embeddings;
+        let embeddings = &self.encoder.embeddings;
         // With a projection the tables' rows have their own width and are not the states yet.
         // SAFETY: room for a block's rows either way.
         unsafe {
@@ -187,7 +190,7 @@ impl Worker<'_> {
                 let to = std::slice::from_raw_parts_mut(to, part.len() * stride);
                 embeddings.look_up(self.batch, self.plan.offsets[sequence], part, to, stride);
             }
-            self.norm(&embeddings.norm, to, stride, block.len(), self.engine.sizes.embedding);
+            self.norm(&embeddings.norm, to, stride, block.len(), self.encoder.sizes.embedding);
             if let Some(projection) = &embeddings.projection {
                 let a = self.coded(projection, to, stride, block.len());
                 let c =
@@ -203,7 +206,7 @@ impl Worker<'_> {
     /// # Safety
     /// `block` is of this thread's rows.
     unsafe fn keys_values_queries(&self, at: usize, block: Range<usize>, queries: bool) {
-        let layer = &self.engine.layers[at];
+        let layer = &self.encoder.layers[at];
         // SAFETY: `wide` has room for a block's rows.
         unsafe {
             // All three take the same codes.
@@ -232,7 +235,7 @@ impl Worker<'_> {
         // SAFETY: `q_bytes` has room for all rows, `wide` for a block's.
         unsafe {
             let q = self.shared.q.add(to.start * self.layout.q_stride);
-            if !self.engine.sizes.bf16_attention {
+            if !self.encoder.sizes.bf16_attention {
                 let c = Results { c: q.cast(), stride: self.layout.q_stride / 4, add: false };
                 return layer.query.apply(self.k, a, c, None);
             }
@@ -241,7 +244,7 @@ impl Worker<'_> {
                 x: self.own.wide,
                 x_stride: self.layout.wide_stride,
                 rows: to.len(),
-                n: self.engine.sizes.hidden,
+                n: self.encoder.sizes.hidden,
                 coding: Coding::Bf16,
                 factors: std::ptr::null(),
                 out: q,
@@ -256,7 +259,7 @@ impl Worker<'_> {
     /// # Safety
     /// `x` has `rows` rows that are this thread's, at most a block.
     unsafe fn dense(&self, layer: &Layer, x: *mut f32, stride: usize, rows: usize) {
-        let hidden = self.engine.sizes.hidden;
+        let hidden = self.encoder.sizes.hidden;
         let add = Results { c: x, stride, add: true };
         // SAFETY: room for a block's rows everywhere.
         unsafe {
@@ -273,7 +276,7 @@ impl Worker<'_> {
             self.watch.mark(Phase::Norm);
             let a = self.coded(&layer.up, x, stride, rows);
             self.watch.mark(Phase::Code);
-            layer.up.apply(self.k, a, self.wide(), Some(self.engine.function));
+            layer.up.apply(self.k, a, self.wide(), Some(self.encoder.function));
             self.watch.mark(Phase::Up);
             let a = self.coded(&layer.down, self.own.wide, self.layout.wide_stride, rows);
             self.watch.mark(Phase::Code);
@@ -281,30 +284,6 @@ impl Worker<'_> {
             self.watch.mark(Phase::Down);
             self.norm(&layer.output_norm, x, stride, rows, hidden);
             self.watch.mark(Phase::Norm);
-        }
-    }
-
-    /// From first tokens' states in `compact` to logits.
-    ///
-    /// # Safety
-    /// `logits` has room for `rows` of them.
-    unsafe fn head(&self, rows: usize, logits: *mut f32) {
-        let compact = (self.own.compact, self.layout.compact_stride);
-        let wide = (self.own.wide, self.layout.wide_stride);
-        let (mut from, mut to) = (compact, wide);
-        // SAFETY: both have room for a block's rows of the head's widest layer.
-        unsafe {
-            for (linear, function) in &self.engine.head {
-                let a = self.coded(linear, from.0, from.1, rows);
-                let c = Results { c: to.0, stride: to.1, add: false };
-                linear.apply(self.k, a, c, *function);
-                (from, to) = (to, from);
-            }
-            let labels = self.engine.sizes.labels;
-            for row in 0..rows {
-                let from = from.0.add(row * from.1).cast_const();
-                logits.add(row * labels).copy_from_nonoverlapping(from, labels);
-            }
         }
     }
 
@@ -325,7 +304,7 @@ impl Worker<'_> {
     ) -> Rows {
         if let Some(gauge) = self.gauge {
             // SAFETY: granted by the caller.
-            unsafe { gauge.read(self.engine, linear, x, x_stride, rows) };
+            unsafe { gauge.read(self.encoder, linear, x, x_stride, rows) };
         }
         let Some(coding) = linear.coding else {
             let scales = std::ptr::null();

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::{AcqRel, Relaxed};
 
-use super::{Engine, Sizes};
+use super::{Encoder, Sizes};
 use crate::error::CpuError;
 use crate::kernels::{Kernels, RowScale};
 use crate::pack::PackedLinear;
@@ -68,18 +68,18 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    pub(super) fn prepare(&mut self, engine: &Engine, offsets: &[u32]) {
-        self.share_out(engine, offsets);
-        self.cut_blocks(block_rows(engine.sizes));
+    pub(super) fn prepare(&mut self, encoder: &Encoder, offsets: &[u32]) {
+        self.share_out(encoder, offsets);
+        self.cut_blocks(block_rows(encoder.sizes));
         self.counters.clear();
         self.counters
-            .resize_with((engine.layers.len() + 1) * (1 + self.threads), AtomicUsize::default);
+            .resize_with((encoder.layers.len() + 1) * (1 + self.threads), AtomicUsize::default);
     }
 
     /// Shares rows out between threads.
-    fn share_out(&mut self, engine: &Engine, offsets: &[u32]) {
-        let costs = engine.costs;
-        let lanes = engine.kernels.lanes;
+    fn share_out(&mut self, encoder: &Encoder, offsets: &[u32]) {
+        let costs = encoder.costs;
+        let lanes = encoder.kernels.lanes;
         for list in
             [&mut self.offsets, &mut self.key_starts, &mut self.value_starts, &mut self.cuts]
         {
@@ -103,7 +103,7 @@ impl Plan {
             reason = "a few threads"
         )]
         let useful = (cycles / CYCLES_PER_THREAD) as usize;
-        self.threads = useful.clamp(1, engine.pool.threads());
+        self.threads = useful.clamp(1, encoder.pool.threads());
 
         // Cuts where equal shares of the cycles end, at even places of a sequence: values are
         // stored in pairs of tokens.
@@ -250,8 +250,8 @@ fn block_rows(sizes: Sizes) -> usize {
 }
 
 impl Layout {
-    pub(super) fn new(engine: &Engine, plan: &Plan) -> Self {
-        let (k, sizes): (&Kernels, Sizes) = (engine.kernels, engine.sizes);
+    pub(super) fn new(encoder: &Encoder, plan: &Plan) -> Self {
+        let (k, sizes): (&Kernels, Sizes) = (encoder.kernels, encoder.sizes);
         // A row more than whole vectors, so that rows do not all fall into one set of the cache.
         let padded = |width: usize| width.next_multiple_of(16) + 16;
         let block_rows = block_rows(sizes);
@@ -263,7 +263,7 @@ impl Layout {
         let wide_stride = padded(sizes.widest);
         let context_stride = padded(sizes.hidden) + k.lanes;
         let compact_stride = padded(sizes.widest);
-        let coded_stride = PackedLinear::coded_row_bytes(k, engine.precision, sizes.widest);
+        let coded_stride = PackedLinear::coded_row_bytes(k, encoder.precision, sizes.widest);
         let keys_max = plan.offsets.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0);
         let score_stride = keys_max.next_multiple_of(16) + 16;
         let keys = plan.key_starts.last().copied().unwrap_or(0);
