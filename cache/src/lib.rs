@@ -11,7 +11,7 @@ mod results;
 
 pub use digest::{Digest, Digester};
 pub use residency::{
-    Backoff, EvictionReason, Lease, ModelState, Residency, ResidencyError, ResidencyStats, Source,
-    Spec,
+    Backoff, EvictionReason, Lease, ModelState, Needs, Residency, ResidencyError, ResidencyStats,
+    Source, Spec,
 };
 pub use results::{Claim, Lead, ResultCache, ResultStats, Weigh};

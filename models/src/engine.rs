@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::cpu::Agreement;
+use crate::cpu::{Agreement, SharedEncoder};
 use crate::error::ModelError;
 use crate::tokenize::Encoding;
 
@@ -28,14 +28,29 @@ impl FromStr for EngineKind {
     }
 }
 
-/// Computes logits. An answer never depends on what else is in the batch.
+/// Computes logits in two steps: nearly all of the work is the encoder's, which other models may
+/// share; then the head's. An answer never depends on what else is in the batch.
 pub trait Engine: Send + Sync + fmt::Debug {
-    /// Logits `[sequences][labels]` of a batch of sequences of any lengths.
+    /// States `[sequences][numbers]` of a batch of sequences of any lengths: what the head reads.
     ///
     /// # Errors
     /// A sequence that is empty or longer than the model's positions, a token id out of range, or
     /// a failure of the device.
-    fn forward(&self, batch: &[&Encoding]) -> Result<Vec<Vec<f32>>, ModelError>;
+    fn encode(&self, batch: &[&Encoding]) -> Result<Vec<Vec<f32>>, ModelError>;
+
+    /// Logits `[sequences][labels]` of states; the states themselves where an engine computes both
+    /// at once.
+    ///
+    /// # Errors
+    /// States of another encoder.
+    fn logits(&self, states: &[Vec<f32>]) -> Result<Vec<Vec<f32>>, ModelError> {
+        Ok(states.to_vec())
+    }
+
+    /// The encoder, where other models may share it.
+    fn encoder(&self) -> Option<&SharedEncoder> {
+        None
+    }
 
     /// The engine's name.
     fn name(&self) -> &'static str;
@@ -46,7 +61,7 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// The device that it runs on.
     fn device(&self) -> String;
 
-    /// Bytes of weights in the device's memory.
+    /// Bytes of weights in the device's memory, those of a shared encoder included.
     fn resident_bytes(&self) -> u64;
 
     /// The instruction set that its products use, where it chooses one.

@@ -1,14 +1,17 @@
 //! A Hugging Face model folder, all but its weights.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::Value;
 
-use crate::config::{Architecture, ModelConfig};
+use crate::config::{Architecture, Family, ModelConfig};
 use crate::error::ModelError;
 use crate::labels::Labels;
 use crate::manifest::Manifest;
+use crate::post_norm::PostNormSpec;
+use crate::tensors::resolve;
 use crate::tokenize::TruncationSide;
 use crate::weights::WeightFiles;
 
@@ -19,6 +22,8 @@ pub struct ModelFolder {
     path: PathBuf,
     revision: String,
     computation: String,
+    tokenization: [u8; 32],
+    encoder: Arc<OnceLock<[u8; 32]>>,
     config: ModelConfig,
     labels: Labels,
     manifest: Manifest,
@@ -54,6 +59,11 @@ impl ModelFolder {
         for part in [&config_bytes, &tokenizer_bytes, &settings.bytes] {
             add_part(&mut files, part);
         }
+        let mut tokenization = blake3::Hasher::new();
+        for part in [&tokenizer_bytes, &settings.bytes] {
+            add_part(&mut tokenization, part);
+        }
+        tokenization.update(&tokens_max.to_le_bytes());
         let mut computation = files.clone();
         computation.update(&tokens_max.to_le_bytes());
         let computation = finished(computation, &weights);
@@ -67,6 +77,8 @@ impl ModelFolder {
             path,
             revision,
             computation,
+            tokenization: *tokenization.finalize().as_bytes(),
+            encoder: Arc::default(),
             config,
             labels,
             manifest,
@@ -117,6 +129,37 @@ impl ModelFolder {
         &self.computation
     }
 
+    /// Equal for models that make the same sequences of a text.
+    #[must_use]
+    pub fn tokenization(&self) -> &[u8; 32] {
+        &self.tokenization
+    }
+
+    /// Digest of all that the encoder computes with, every byte of its tensors among it; `None`
+    /// for an architecture that the fast engine does not know. Reads the weights once.
+    ///
+    /// # Errors
+    /// A tensor that is missing or cannot be read.
+    pub(crate) fn encoder_digest(&self) -> Result<Option<[u8; 32]>, ModelError> {
+        let config = &self.config;
+        if !matches!(config.family, Family::PostNorm) {
+            return Ok(None);
+        }
+        if let Some(known) = self.encoder.get() {
+            return Ok(Some(*known));
+        }
+        let mut digest = blake3::Hasher::new();
+        // Names every setting; none of them is the head's.
+        digest.update(format!("{config:?}").as_bytes());
+        let prefix = config.architecture.prefix();
+        // The head's tensors are not listed, so how many labels there are does not matter.
+        for (name, shape) in PostNormSpec::new(config, 1).encoder_tensors() {
+            let name = resolve(&self.weights, prefix, &name, &shape)?;
+            self.weights.digest(&name, &mut digest)?;
+        }
+        Ok(Some(*self.encoder.get_or_init(|| *digest.finalize().as_bytes())))
+    }
+
     /// The checked `config.json`.
     #[must_use]
     pub fn config(&self) -> &ModelConfig {
@@ -151,6 +194,12 @@ impl ModelFolder {
     #[must_use]
     pub fn weight_bytes(&self) -> u64 {
         self.weights.bytes()
+    }
+
+    /// Numbers of the head's tensors.
+    pub(crate) fn head_elements(&self) -> u64 {
+        let head = PostNormSpec::new(&self.config, self.labels.names().len()).head;
+        head.iter().map(|(dense, _)| ((dense.inputs + 1) * dense.outputs) as u64).sum()
     }
 
     /// Bytes and numbers of the embedding tables, which lie in memory as in the file.

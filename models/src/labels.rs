@@ -1,10 +1,12 @@
 //! From logits to named scores.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::ModelError;
-use crate::manifest::{Aggregation, Manifest};
+use crate::manifest::Manifest;
 
 /// A model's labels and what its logits mean.
 #[derive(Clone, Debug, PartialEq)]
@@ -12,7 +14,7 @@ pub struct Labels {
     names: Vec<String>,
     problem: Problem,
     /// The label that a manifest's threshold names: the one that windows are searched for.
-    watched: Option<usize>,
+    pub(crate) watched: Option<usize>,
 }
 
 /// `problem_type` of `config.json`.
@@ -114,6 +116,33 @@ impl Labels {
         self.problem
     }
 
+    /// Positions of the labels that hold, of `scores` in descending order.
+    ///
+    /// Of labels that hold independently, all from their threshold on (0.5 unless given). Of labels
+    /// that exclude each other one: the best of those that reach a threshold of their own, else the
+    /// best of those that have none. Values hold nothing.
+    #[must_use]
+    pub fn holding(&self, scores: &[LabelScore], thresholds: &BTreeMap<String, f32>) -> Vec<usize> {
+        let threshold = |score: &LabelScore| thresholds.get(&self.names[score.index]).copied();
+        let index = |score: &LabelScore| score.index;
+        match self.problem {
+            Problem::Regression if self.names.len() > 1 => Vec::new(),
+            Problem::SingleLabel if self.names.len() > 1 => {
+                let reaches =
+                    |score: &&LabelScore| threshold(score).is_some_and(|t| score.score >= t);
+                let own = scores.iter().find(reaches);
+                own.or_else(|| scores.iter().find(|score| threshold(score).is_none()))
+                    .map(index)
+                    .into_iter()
+                    .collect()
+            }
+            _ => {
+                let holds = |score: &&LabelScore| score.score >= threshold(score).unwrap_or(0.5);
+                scores.iter().filter(holds).map(index).collect()
+            }
+        }
+    }
+
     /// Sigmoid for several labels at once and for a single logit, else softmax.
     #[must_use]
     pub fn default_function(&self) -> ScoreFunction {
@@ -152,62 +181,19 @@ impl Labels {
     }
 }
 
-fn softmax(logits: &[f32], temperature: f32) -> Vec<f32> {
+pub(crate) fn softmax(logits: &[f32], temperature: f32) -> Vec<f32> {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let powers: Vec<f32> = logits.iter().map(|logit| ((logit - max) / temperature).exp()).collect();
     let sum: f32 = powers.iter().sum();
     powers.into_iter().map(|power| power / sum).collect()
 }
 
-/// One answer out of the logits `[windows][labels]` of a long text's windows.
-///
-/// `Mean`: the mean of the logits. `Max`: where labels hold independently, each label's largest
-/// logit; else the logits of the window that is surest of the label that the manifest sets a
-/// threshold for (a mail is spam if a part of it is), or of any label if it sets none.
-#[must_use]
-pub fn aggregate(windows: &[Vec<f32>], labels: &Labels, aggregation: Aggregation) -> Vec<f32> {
-    let [first, rest @ ..] = windows else { return Vec::new() };
-    if rest.is_empty() {
-        return first.clone();
-    }
-    match (aggregation, labels.problem) {
-        (Aggregation::Max, Problem::SingleLabel) => {
-            let certainty = |logits: &Vec<f32>| {
-                let scores = softmax(logits, 1.0);
-                match labels.watched {
-                    Some(label) => scores.get(label).copied().unwrap_or(0.0),
-                    None => scores.into_iter().fold(0.0, f32::max),
-                }
-            };
-            let best = windows.iter().max_by(|a, b| certainty(a).total_cmp(&certainty(b)));
-            best.unwrap_or(first).clone()
-        }
-        (Aggregation::Max, _) => fold(first, rest, f32::max),
-        (Aggregation::Mean, _) => {
-            let sum = fold(first, rest, |a, b| a + b);
-            #[expect(clippy::cast_precision_loss, reason = "a handful of windows")]
-            let count = windows.len() as f32;
-            sum.into_iter().map(|logit| logit / count).collect()
-        }
-    }
-}
-
-fn fold(first: &[f32], rest: &[Vec<f32>], join: impl Fn(f32, f32) -> f32) -> Vec<f32> {
-    let mut all = first.to_vec();
-    for window in rest {
-        for (joined, logit) in all.iter_mut().zip(window) {
-            *joined = join(*joined, *logit);
-        }
-    }
-    all
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
-    use super::{Labels, ScoreFunction, aggregate};
-    use crate::manifest::{Aggregation, Manifest};
+    use super::{Labels, ScoreFunction};
+    use crate::manifest::Manifest;
 
     fn labels(config: &serde_json::Value, rows: usize) -> Labels {
         Labels::new(config, rows, &Manifest::default()).expect("valid")
@@ -251,21 +237,24 @@ mod tests {
     }
 
     #[test]
-    fn windows_become_one_answer() {
-        let windows = [vec![2.0, 0.0], vec![0.0, 1.0], vec![3.0, 0.0]];
-        let two = labels(&json!({}), 2);
-        assert_eq!(aggregate(&windows, &two, Aggregation::Max), [3.0, 0.0], "the surest");
-        let manifest =
-            Manifest { thresholds: [("LABEL_1".to_owned(), 0.5)].into(), ..Manifest::default() };
-        let watching = Labels::new(&json!({}), 2, &manifest).expect("valid");
-        assert_eq!(
-            aggregate(&windows, &watching, Aggregation::Max),
-            [0.0, 1.0],
-            "the watched label"
-        );
-        let multi = labels(&json!({"problem_type": "multi_label_classification"}), 2);
-        assert_eq!(aggregate(&windows, &multi, Aggregation::Max), [3.0, 1.0]);
-        let mean = aggregate(&windows, &two, Aggregation::Mean);
-        assert!((mean[0] - 5.0 / 3.0).abs() < 1e-6 && (mean[1] - 1.0 / 3.0).abs() < 1e-6);
+    fn labels_hold_by_threshold() {
+        let held = |config: &serde_json::Value, thresholds: &[(&str, f32)], logits: &[f32]| {
+            let labels = labels(config, logits.len());
+            let scores = labels.scores(logits, labels.default_function(), 1.0);
+            let thresholds =
+                thresholds.iter().map(|&(name, value)| (name.to_owned(), value)).collect();
+            labels.holding(&scores, &thresholds)
+        };
+        let one = json!({});
+        assert_eq!(held(&one, &[], &[1.0, 0.0]), [0]);
+        assert_eq!(held(&one, &[("LABEL_1", 0.2)], &[1.0, 0.0]), [1], "it reaches its own");
+        assert_eq!(held(&one, &[("LABEL_0", 0.9)], &[1.0, 0.0]), [1], "0 does not reach its own");
+        assert!(held(&one, &[("LABEL_0", 0.9), ("LABEL_1", 0.9)], &[1.0, 0.0]).is_empty());
+        let many = json!({"problem_type": "multi_label_classification"});
+        assert_eq!(held(&many, &[], &[1.0, -1.0, 2.0]), [2, 0]);
+        assert_eq!(held(&many, &[("LABEL_1", 0.1), ("LABEL_0", 0.9)], &[1.0, -1.0, 2.0]), [2, 1]);
+        assert!(held(&many, &[], &[-1.0]).is_empty());
+        let values = json!({"problem_type": "regression"});
+        assert!(held(&values, &[], &[3.0, 4.0]).is_empty());
     }
 }

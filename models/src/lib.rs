@@ -4,6 +4,7 @@
 //! makes one computable. The reference for every number is `transformers`.
 #![forbid(unsafe_code)]
 
+mod aggregate;
 mod bounded;
 mod candle;
 mod config;
@@ -25,15 +26,16 @@ mod tokenize;
 mod weights;
 mod wordpiece;
 
+pub use aggregate::aggregate;
 pub use config::{Activation, Architecture, ModelConfig};
-pub use cpu::Agreement;
+pub use cpu::{Agreement, Encoders, SharedEncoder};
 pub use device::DeviceKind;
 pub use engine::{Engine, EngineKind, Precision};
 pub use error::ModelError;
 pub use folder::ModelFolder;
-pub use labels::{LabelScore, Labels, Problem, ScoreFunction, aggregate};
-pub use manifest::{Aggregation, Hub, LongText, Manifest};
-pub use model::{LoadOptions, Model, PassTime};
+pub use labels::{LabelScore, Labels, Problem, ScoreFunction};
+pub use manifest::{Aggregation, Cascade, Hub, LongText, Manifest, Reference};
+pub use model::{LoadOptions, MemoryNeeds, Model, PassTime};
 pub use postsort_cpu::{ComputePool, KernelLevel, KernelReport, kernels};
 pub use registry::{Found, Stamp, discover, find, model_paths, open_revision, stamp};
 pub use tokenize::{Encoded, Encoding, TextTokenizer};

@@ -22,6 +22,12 @@ pub struct Manifest {
     pub temperature: f32,
     /// Score from which on a label holds.
     pub thresholds: BTreeMap<String, f32>,
+    /// Below this score of the best label the model abstains: no label holds.
+    pub abstain_below: Option<f32>,
+    /// A cheaper model that answers where it is sure enough.
+    pub cascade: Option<Cascade>,
+    /// What answers looked like when the model was measured; drift is told from it.
+    pub reference: Option<Reference>,
     /// Most tokens of a sequence, if less than the model could.
     pub tokens_max: Option<usize>,
     /// Precision, if not the server's choice.
@@ -32,6 +38,30 @@ pub struct Manifest {
     pub warm_up: Vec<String>,
     /// Where `postsort preload` fetches the model from if it is not there.
     pub hub: Option<Hub>,
+}
+
+/// A model that is asked first. Its labels are among those of the model that it stands in for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cascade {
+    /// Its name.
+    pub first: String,
+    /// From this score of its best label on, after temperature, its answer is taken.
+    pub confidence_min: f32,
+}
+
+/// Means over texts that are like those the model was made for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reference {
+    /// Share of each label among first labels.
+    pub labels: BTreeMap<String, f32>,
+    /// Mean score of the first label.
+    pub confidence: f32,
+    /// Share of tokens that the tokenizer does not know.
+    pub unknown_tokens: f32,
+    /// Mean tokens of a text.
+    pub tokens: f32,
 }
 
 /// A repository of a Hugging Face hub.
@@ -57,6 +87,9 @@ impl Default for Manifest {
             aggregation: Aggregation::default(),
             temperature: 1.0,
             thresholds: BTreeMap::new(),
+            abstain_below: None,
+            cascade: None,
+            reference: None,
             tokens_max: None,
             precision: None,
             pinned: false,
@@ -102,6 +135,8 @@ pub enum Aggregation {
     Max,
     /// The mean of the windows' logits.
     Mean,
+    /// A label holds unless it holds in no window.
+    NoisyOr,
 }
 
 impl Manifest {
@@ -126,6 +161,22 @@ impl Manifest {
         }
         if manifest.thresholds.values().any(|threshold| !(0.0..=1.0).contains(threshold)) {
             return wrong("`thresholds` must lie between 0 and 1");
+        }
+        let share = |value: &f32| (0.0..=1.0).contains(value);
+        if manifest.abstain_below.is_some_and(|score| !share(&score)) {
+            return wrong("`abstain_below` must lie between 0 and 1");
+        }
+        if manifest.cascade.as_ref().is_some_and(|cascade| !share(&cascade.confidence_min)) {
+            return wrong("`cascade.confidence_min` must lie between 0 and 1");
+        }
+        if let Some(reference) = &manifest.reference {
+            let Reference { labels, confidence, unknown_tokens, tokens } = reference;
+            if !labels.values().chain([confidence, unknown_tokens]).all(share) {
+                return wrong("shares in `reference` must lie between 0 and 1");
+            }
+            if !(tokens.is_finite() && *tokens >= 1.0) {
+                return wrong("`reference.tokens` must be at least 1");
+            }
         }
         if manifest.tokens_max.is_some_and(|tokens| tokens < 8) {
             return wrong("`tokens_max` must be at least 8");

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use postsort_cpu::ComputePool;
 
 use crate::candle::CandleEngine;
-use crate::cpu::{self, Agreement, CpuEngine};
+use crate::cpu::{self, Agreement, CpuEngine, Encoders, SharedEncoder};
 use crate::device::DeviceKind;
 use crate::engine::{Engine, EngineKind, Precision};
 use crate::error::ModelError;
@@ -27,6 +27,8 @@ pub struct LoadOptions {
     /// The threads that all models share; without them, those of the process, as many as the
     /// control group and the affinity mask give.
     pub pool: Option<Arc<ComputePool>>,
+    /// The encoders that models loaded with these options share.
+    pub encoders: Encoders,
     /// Where measured calibrations are kept, so that a model is measured once; beside its folder,
     /// which is only read.
     pub calibration_dir: Option<PathBuf>,
@@ -56,26 +58,49 @@ impl LoadOptions {
         folder.manifest().precision.unwrap_or(self.precision)
     }
 
-    /// Bytes that `folder` takes at most, while it is loaded and after: what is reserved before a
-    /// byte of the weights is read.
+    /// Bytes that `folder` takes at most, while it is loaded and after.
     #[must_use]
     pub fn resident_bytes_estimate(&self, folder: &ModelFolder) -> u64 {
+        let needs = self.memory_needs(folder);
+        needs.own_bytes + needs.encoder.map_or(0, |(_, bytes)| bytes)
+    }
+
+    /// What is to be reserved for `folder` before its weights are packed: at most this is taken,
+    /// while it is loaded and after.
+    #[must_use]
+    pub fn memory_needs(&self, folder: &ModelFolder) -> MemoryNeeds {
         if !self.is_fast(folder) {
-            return folder.weights.elements() * 4 + folder.config().derived_bytes();
+            let own_bytes = folder.weights.elements() * 4 + folder.config().derived_bytes();
+            return MemoryNeeds { own_bytes, encoder: None };
         }
         let wanted = self.precision(folder);
-        let dir = self.calibration_dir.as_deref();
-        let element_bytes = match CpuEngine::known_precision(folder, wanted, dir) {
-            Some(Precision::Int8) => 1,
-            Some(Precision::Bf16) => 2,
+        let known = CpuEngine::known(folder, wanted, self.calibration_dir.as_deref());
+        let element_bytes = match known {
+            Some((Precision::Int8, _)) => 1,
+            Some((Precision::Bf16, _)) => 2,
             // Before another precision can be used the model is measured in f32.
             _ => 4,
         };
         let (table_bytes, table_elements) = folder.table_size();
-        let dense = folder.weights.elements().saturating_sub(table_elements);
+        let head = folder.head_elements();
+        let dense = folder.weights.elements().saturating_sub(table_elements + head);
         // Biases, scales and padding are within a twentieth of the products.
-        table_bytes + dense * element_bytes * 21 / 20 + (1 << 20)
+        let encoder_bytes = table_bytes + dense * element_bytes * 21 / 20 + (1 << 19);
+        let own_bytes = head * 4 * 21 / 20 + (1 << 19);
+        match known {
+            Some((_, key)) => MemoryNeeds { own_bytes, encoder: Some((key, encoder_bytes)) },
+            None => MemoryNeeds { own_bytes: own_bytes + encoder_bytes, encoder: None },
+        }
     }
+}
+
+/// Bytes that a model takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemoryNeeds {
+    /// For itself alone.
+    pub own_bytes: u64,
+    /// For an encoder that other models may share: [`SharedEncoder::key`] and its bytes.
+    pub encoder: Option<(String, u64)>,
 }
 
 /// What a forward pass took.
@@ -127,7 +152,8 @@ impl Model {
         if options.is_fast(folder) {
             let pool = options.pool()?;
             let dir = options.calibration_dir.as_deref();
-            let site = cpu::Site { precision, pool: &pool, cache_dir: dir };
+            let encoders = &options.encoders;
+            let site = cpu::Site { precision, pool: &pool, encoders, cache_dir: dir };
             if let Some(engine) = CpuEngine::load(folder, &tokenizer, &site)? {
                 let engine = Box::new(engine);
                 return Ok(Self { folder: folder.clone(), tokenizer, engine });
@@ -154,7 +180,8 @@ impl Model {
         if !options.is_fast(folder) {
             return Ok(Vec::new());
         }
-        CpuEngine::calibrate(folder, &TextTokenizer::open(folder)?, &options.pool()?)
+        let tools = (&options.pool()?, &options.encoders);
+        CpuEngine::calibrate(folder, &TextTokenizer::open(folder)?, tools)
     }
 
     /// Reads sequences of usual lengths, and the manifest's mails, so that the first request is no
@@ -162,7 +189,7 @@ impl Model {
     /// the pages of the file's tables have to learn is learnt. What the passes took.
     ///
     /// # Errors
-    /// See [`Engine::forward`].
+    /// See [`Engine::encode`].
     pub fn warm_up(&self) -> Result<Vec<PassTime>, ModelError> {
         let tokens_max = self.folder.tokens_max();
         let mut passes = Vec::with_capacity(WARM_UP_PASSES.len());
@@ -213,14 +240,28 @@ impl Model {
     /// Logits `[sequences][labels]`.
     ///
     /// # Errors
-    /// See [`Engine::forward`].
+    /// See [`Engine::encode`].
     pub fn forward(&self, batch: &[&Encoding]) -> Result<Vec<Vec<f32>>, ModelError> {
-        self.engine.forward(batch)
+        self.engine.logits(&self.engine.encode(batch)?)
     }
 
-    /// Bytes of weights in memory.
+    /// The encoder, where other models may share it.
+    #[must_use]
+    pub fn encoder(&self) -> Option<&SharedEncoder> {
+        self.engine.encoder()
+    }
+
+    /// Bytes of weights in memory, those of a shared encoder included.
     #[must_use]
     pub fn resident_bytes(&self) -> u64 {
         self.engine.resident_bytes()
+    }
+
+    /// Bytes of weights in memory, with those of a shared encoder apart.
+    #[must_use]
+    pub fn memory(&self) -> MemoryNeeds {
+        let encoder = self.encoder().map(|own| (own.key().to_owned(), own.resident_bytes()));
+        let shared_bytes = encoder.as_ref().map_or(0, |(_, bytes)| *bytes);
+        MemoryNeeds { own_bytes: self.resident_bytes() - shared_bytes, encoder }
     }
 }

@@ -95,6 +95,47 @@ impl PostNormSpec {
     }
 }
 
+impl PostNormSpec {
+    /// Name and shape of every tensor but the head's, always in one order.
+    pub(crate) fn encoder_tensors(&self) -> Vec<(String, Vec<usize>)> {
+        let mut found = Vec::new();
+        let mut add = |name: &str, part: &str, shape: &[usize]| {
+            found.push((format!("{name}.{part}"), shape.to_vec()));
+        };
+        let table = |table: &TableSpec, add: &mut dyn FnMut(&str, &str, &[usize])| {
+            add(&table.name, "weight", &[table.rows, table.size]);
+        };
+        let norm = |norm: &NormSpec, add: &mut dyn FnMut(&str, &str, &[usize])| {
+            add(&norm.name, "weight", &[norm.size]);
+            if norm.bias {
+                add(&norm.name, "bias", &[norm.size]);
+            }
+        };
+        let dense = |dense: &DenseSpec, add: &mut dyn FnMut(&str, &str, &[usize])| {
+            add(&dense.name, "weight", &[dense.outputs, dense.inputs]);
+            if dense.bias {
+                add(&dense.name, "bias", &[dense.outputs]);
+            }
+        };
+        for own in
+            [Some(&self.words), Some(&self.places), self.types.as_ref()].into_iter().flatten()
+        {
+            table(own, &mut add);
+        }
+        norm(&self.norm, &mut add);
+        self.projection.iter().for_each(|own| dense(own, &mut add));
+        for layer in &self.layers {
+            let LayerSpec { query, key, value, attention_output, up, down, .. } = layer;
+            for own in [query, key, value, attention_output, up, down] {
+                dense(own, &mut add);
+            }
+            norm(&layer.attention_norm, &mut add);
+            norm(&layer.output_norm, &mut add);
+        }
+        found
+    }
+}
+
 impl LayerSpec {
     fn new(config: &ModelConfig, names: &LayerNames, at: usize) -> Self {
         let (hidden, wide) = (config.hidden, config.intermediate);

@@ -103,6 +103,13 @@ impl TextTokenizer {
         self.bounded.id_max()
     }
 
+    /// The id of what it does not know; byte-level tokenizers know everything.
+    #[must_use]
+    pub fn unknown_id(&self) -> Option<u32> {
+        let tokenizer = self.bounded.tokenizer();
+        ["[UNK]", "<unk>"].into_iter().find_map(|token| tokenizer.token_to_id(token))
+    }
+
     /// Encodes a text whose first `subject_bytes` are its subject. Its cost grows with
     /// [`tokens_max`](Self::tokens_max), not with the text.
     ///

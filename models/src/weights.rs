@@ -120,6 +120,17 @@ impl WeightFiles {
         Some(place.elements as u64 * place.dtype.bitsize() as u64 / 8)
     }
 
+    /// Adds a tensor, its shape, type and bytes, to a digest.
+    pub(crate) fn digest(&self, name: &str, digest: &mut blake3::Hasher) -> Result<(), ModelError> {
+        let place = self.tensors.get(name);
+        let place = place.ok_or_else(|| ModelError::MissingTensor { tensor: name.to_owned() })?;
+        let kind = format!("{:?}{:?}", place.dtype, place.shape);
+        digest.update(&(kind.len() as u64).to_le_bytes()).update(kind.as_bytes());
+        self.each_chunk(place, |bytes| {
+            digest.update(bytes);
+        })
+    }
+
     /// A tensor's values in f32. No more than [`CHUNK_BYTES`] beside them are in memory.
     pub(crate) fn read(&self, name: &str) -> Result<Vec<f32>, ModelError> {
         let place = self.tensors.get(name);
@@ -134,20 +145,25 @@ impl WeightFiles {
             },
             dtype => return Err(unsupported(name, dtype)),
         };
+        let mut values = Vec::with_capacity(place.elements);
+        self.each_chunk(place, |bytes| widen(bytes, &mut values))?;
+        Ok(values)
+    }
+
+    fn each_chunk(&self, place: &Place, mut read: impl FnMut(&[u8])) -> Result<(), ModelError> {
         let path = &self.files[place.file];
         let io = |error: std::io::Error| ModelError::io(path, error);
         let mut file = File::open(path).map_err(io)?;
         file.seek(SeekFrom::Start(place.start)).map_err(io)?;
         let mut left = place.elements * place.dtype.bitsize() / 8;
         let mut chunk = vec![0; left.min(CHUNK_BYTES)];
-        let mut values = Vec::with_capacity(place.elements);
         while left > 0 {
             let part = &mut chunk[..left.min(CHUNK_BYTES)];
             file.read_exact(part).map_err(io)?;
-            widen(part, &mut values);
+            read(part);
             left -= part.len();
         }
-        Ok(values)
+        Ok(())
     }
 }
 

@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use postsort_models::{
-    DeviceKind, Encoding, EngineKind, LoadOptions, Model, ModelError, ModelFolder, Precision,
-    discover,
+    DeviceKind, Encoding, EngineKind, LoadOptions, LongText, Model, ModelError, ModelFolder,
+    Precision, discover,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -424,4 +424,54 @@ fn a_device_or_precision_that_is_not_there_is_an_error() {
         assert_eq!(text.parse::<DeviceKind>().expect("parses").to_string(), text);
     }
     assert!("gpu".parse::<DeviceKind>().is_err() && "f64".parse::<Precision>().is_err());
+}
+
+/// Flips the lowest bit of the number in the middle of a tensor.
+fn edit_middle(folder: &Path, tensor: &str) {
+    let path = folder.join("model.safetensors");
+    let mut bytes = std::fs::read(&path).expect("reads");
+    let length = u64::from_le_bytes(bytes[..8].try_into().expect("8 bytes")) as usize;
+    let header: Value = serde_json::from_slice(&bytes[8..8 + length]).expect("a header");
+    let offset = |at: usize| header[tensor]["data_offsets"][at].as_u64().expect(tensor) as usize;
+    let middle = 8 + length + (offset(0) + offset(1)) / 8 * 4;
+    bytes[middle] ^= 1;
+    std::fs::write(path, bytes).expect("writes");
+}
+
+#[test]
+fn equal_encoders_are_in_memory_once() {
+    let (one, other, near) = (copy("bert"), copy("bert"), copy("bert"));
+    edit_middle(other.path(), "classifier.weight");
+    // Between the samples that a revision is told by: only a look at every byte finds it.
+    edit_middle(near.path(), "bert.embeddings.word_embeddings.weight");
+    for precision in [Precision::F32, Precision::Int8] {
+        let options = LoadOptions { precision, ..options() };
+        let open = |dir: &TempDir| ModelFolder::open(dir.path()).expect("opens");
+        let load = |dir: &TempDir| Model::load(&open(dir), &options).expect("loads");
+        let (first, second, third) = (load(&one), load(&other), load(&near));
+        let encoder = |model: &Model| {
+            let encoder = model.encoder().expect("one of its own");
+            (encoder.address(), encoder.key().to_owned())
+        };
+        assert_eq!(encoder(&first), encoder(&second), "{precision}");
+        assert_ne!(encoder(&first).0, encoder(&third).0, "{precision}");
+        assert_ne!(encoder(&first).1, encoder(&third).1, "{precision}");
+        assert_eq!(first.encoder().map(|encoder| encoder.models()), Some(2));
+        // In another precision it is another one.
+        let exact = LoadOptions { precision: Precision::Bf16, ..options.clone() };
+        let narrow = Model::load(&open(&one), &exact).expect("loads");
+        assert_ne!(encoder(&first), encoder(&narrow));
+        let text = first.tokenizer().encode("A mail", 0, LongText::Truncate).expect("encodes");
+        let window = &text.windows[0];
+        let states = first.engine().encode(&[window]).expect("computes");
+        let of = |model: &Model| model.engine().logits(&states).expect("computes");
+        assert_eq!(of(&first), first.forward(&[window]).expect("computes"));
+        assert_eq!(of(&second), second.forward(&[window]).expect("computes"));
+        let needs = options.memory_needs(first.folder());
+        assert!(first.memory().own_bytes <= needs.own_bytes);
+        drop(second);
+        assert_eq!(first.encoder().map(|encoder| encoder.models()), Some(1));
+        let own = first.memory().own_bytes;
+        assert_eq!(first.resident_bytes(), own + first.memory().encoder.expect("one").1);
+    }
 }

@@ -3,6 +3,7 @@
 //! Invariants: a leased or pinned model is never evicted; resident bytes and reservations never
 //! exceed the budget, not even while loading; requests that want the same model share one load.
 
+mod account;
 mod eviction;
 mod resident;
 mod source;
@@ -15,7 +16,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 
 pub use resident::{EvictionReason, Lease, ModelState, ResidencyStats};
-pub use source::{Backoff, ResidencyError, Source, Spec};
+pub use source::{Backoff, Needs, ResidencyError, Source, Spec};
 use table::{Ended, Evicted, Phase, Step, Table};
 
 /// The models in memory, at most `budget_bytes` of them, reservations for loads included.
@@ -183,10 +184,10 @@ impl<S: Source> Load<S> {
     async fn run(self) -> Ended<S> {
         let (source, spec) = (Arc::clone(&self.source), Arc::clone(&self.spec));
         // The estimate may read a file's header: neither here nor under the lock.
-        let estimate = tokio::task::spawn_blocking(move || source.estimate_bytes(&spec)).await;
+        let estimate = tokio::task::spawn_blocking(move || source.estimate(&spec)).await;
         match estimate.unwrap_or_else(|_| Err(self.source.panicked(&self.spec))) {
-            Ok(bytes) => {
-                if let Err(error) = self.reserve(bytes).await {
+            Ok(needs) => {
+                if let Err(error) = self.reserve(&needs).await {
                     self.table.lock().call_off(self.spec.key());
                     return Err(error);
                 }
@@ -201,13 +202,13 @@ impl<S: Source> Load<S> {
     }
 
     /// Room for it, before a byte of its weights is read.
-    async fn reserve(&self, needed_bytes: u64) -> Result<(), ResidencyError<S::Error>> {
+    async fn reserve(&self, needs: &Needs) -> Result<(), ResidencyError<S::Error>> {
         let told = Arc::clone(&self.table.lock().account.room);
         loop {
             // Listening before the look, so that no word comes between the look and the wait.
             let mut room = std::pin::pin!(told.notified());
             room.as_mut().enable();
-            if let Some(evicted) = self.table.lock().reserve(self.spec.key(), needed_bytes)? {
+            if let Some(evicted) = self.table.lock().reserve(self.spec.key(), needs)? {
                 drop::<Evicted<S>>(evicted);
                 return Ok(());
             }
@@ -223,13 +224,13 @@ impl<S: Source> Load<S> {
         let mut table = self.table.lock();
         let (mut evicted, mut outgrown) = (Vec::new(), None);
         let loaded = match loaded {
-            Ok((model, bytes)) => {
-                if let Some(freed) = table.settle(spec.key(), bytes) {
+            Ok((model, needs)) => {
+                if let Some(freed) = table.settle(spec.key(), &needs) {
                     evicted = freed;
-                    Ok((model, bytes))
+                    Ok((model, needs))
                 } else {
                     outgrown = Some(model);
-                    Err(self.source.outgrew(spec, bytes))
+                    Err(self.source.outgrew(spec, needs.total_bytes()))
                 }
             }
             Err(error) => Err(error),

@@ -1,10 +1,10 @@
 //! A model in memory: its bytes on the budget's account, and its leases.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use super::account::Holding;
 
 /// A model in use: while any lease lives, the model is not evicted.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ impl<M> Drop for Lease<M> {
         if self.0.leases.fetch_sub(1, Ordering::SeqCst) == 1 {
             // It can be evicted now. If it was unloaded, its room is there when its charge is given
             // back, and that tells by itself.
-            self.0.charge.account.room.notify_waiters();
+            self.0.holding.own.account.room.notify_waiters();
         }
     }
 }
@@ -45,56 +45,18 @@ impl<M> std::ops::Deref for Lease<M> {
 pub(super) struct Resident<M> {
     // Dropped in this order: the bytes are given back after the model's memory is.
     model: M,
-    pub(super) charge: Charge,
+    pub(super) holding: Holding,
     pub(super) load_duration: Duration,
     leases: AtomicUsize,
 }
 
 impl<M> Resident<M> {
-    pub(super) fn new(model: M, charge: Charge, load_duration: Duration) -> Self {
-        Self { model, charge, load_duration, leases: AtomicUsize::new(0) }
+    pub(super) fn new(model: M, holding: Holding, load_duration: Duration) -> Self {
+        Self { model, holding, load_duration, leases: AtomicUsize::new(0) }
     }
 
     pub(super) fn leases(&self) -> usize {
         self.leases.load(Ordering::SeqCst)
-    }
-}
-
-/// The budget's account, and whoever waits for room on it.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Account {
-    pub(super) used_bytes: Arc<AtomicU64>,
-    pub(super) room: Arc<Notify>,
-}
-
-/// A model's bytes on the budget's account, given back once: at eviction, or when the last lease
-/// of an unloaded model ends.
-#[derive(Debug)]
-pub(super) struct Charge {
-    bytes: AtomicU64,
-    account: Account,
-}
-
-impl Charge {
-    pub(super) fn new(bytes: u64, account: &Account) -> Self {
-        account.used_bytes.fetch_add(bytes, Ordering::SeqCst);
-        Self { bytes: AtomicU64::new(bytes), account: account.clone() }
-    }
-
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::SeqCst)
-    }
-
-    pub(super) fn give_back(&self) {
-        let bytes = self.bytes.swap(0, Ordering::SeqCst);
-        self.account.used_bytes.fetch_sub(bytes, Ordering::SeqCst);
-        self.account.room.notify_waiters();
-    }
-}
-
-impl Drop for Charge {
-    fn drop(&mut self) {
-        self.give_back();
     }
 }
 
@@ -159,8 +121,11 @@ impl EvictionReason {
 pub struct ResidencyStats<E> {
     /// Where it is in its life.
     pub state: ModelState,
-    /// Bytes in memory, or reserved while loading; zero otherwise.
+    /// Bytes in memory, or reserved while loading; zero otherwise. Of what it has in common with
+    /// others an equal share, so that all models' add up to what is used.
     pub resident_bytes: u64,
+    /// That share.
+    pub shared_bytes: u64,
     /// Leases that live now.
     pub leases: usize,
     /// Pinned models are never evicted.

@@ -9,6 +9,24 @@ pub trait Spec: Send + Sync + 'static {
     fn key(&self) -> &str;
 }
 
+/// Bytes that a model takes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// For itself alone.
+    pub own_bytes: u64,
+    /// For a part that other models may share: what it is known by, and its bytes. It is charged
+    /// once for all that have it.
+    pub shared: Option<(String, u64)>,
+}
+
+impl Needs {
+    /// All of it, as if nothing were shared.
+    #[must_use]
+    pub fn total_bytes(&self) -> u64 {
+        self.own_bytes + self.shared.as_ref().map_or(0, |(_, bytes)| *bytes)
+    }
+}
+
 /// Where models come from. `load` runs on a thread of its own and may take seconds.
 pub trait Source: Send + Sync + 'static {
     /// What there is to load.
@@ -19,17 +37,18 @@ pub trait Source: Send + Sync + 'static {
     type Error: Clone + Send + Sync + 'static;
 
     /// Bytes that it will take at most, while it is loaded and after; known before its weights are
-    /// read.
+    /// packed.
     ///
     /// # Errors
     /// The model cannot be found or described.
-    fn estimate_bytes(&self, spec: &Self::Spec) -> Result<u64, Self::Error>;
+    fn estimate(&self, spec: &Self::Spec) -> Result<Needs, Self::Error>;
 
-    /// Loads it; returns it with the bytes that it really takes.
+    /// Loads it; returns it with the bytes that it really takes. What it shares it finds in memory,
+    /// or leaves there for others.
     ///
     /// # Errors
     /// The model cannot be loaded.
-    fn load(&self, spec: &Arc<Self::Spec>) -> Result<(Self::Model, u64), Self::Error>;
+    fn load(&self, spec: &Arc<Self::Spec>) -> Result<(Self::Model, Needs), Self::Error>;
 
     /// The error of a load that panicked.
     fn panicked(&self, spec: &Self::Spec) -> Self::Error;

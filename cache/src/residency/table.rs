@@ -7,11 +7,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::account::{Account, Charge, Holding, Part, Stake};
 use super::eviction::Popularity;
-use super::resident::{
-    Account, Charge, EvictionReason, Lease, ModelState, ResidencyStats, Resident,
-};
-use super::source::{Backoff, ResidencyError, Source};
+use super::resident::{EvictionReason, Lease, ModelState, ResidencyStats, Resident};
+use super::source::{Backoff, Needs, ResidencyError, Source};
 
 /// How long a retired model's mark is kept: longer than any request takes.
 const RETIRED_KEPT: Duration = Duration::from_secs(600);
@@ -22,6 +21,8 @@ pub(super) struct Table<S: Source> {
     /// Requests so far, for any model.
     clock: u64,
     slots: HashMap<String, Slot<S>>,
+    /// What several models may have in common, by its key.
+    parts: HashMap<String, Weak<Part>>,
 }
 
 pub(super) struct Slot<S: Source> {
@@ -43,7 +44,7 @@ pub(super) enum Phase<S: Source> {
     Unloaded,
     /// Without a reservation while it is next in line.
     Loading {
-        reserved: Option<Charge>,
+        reserved: Option<Holding>,
         ended: watch::Receiver<Ended<S>>,
     },
     Ready(Arc<Resident<S::Model>>),
@@ -87,7 +88,8 @@ pub(super) type Ended<S> =
 
 impl<S: Source> Table<S> {
     pub(super) fn new(budget_bytes: u64) -> Self {
-        Self { budget_bytes, account: Account::default(), clock: 0, slots: HashMap::new() }
+        let (slots, parts) = (HashMap::new(), HashMap::new());
+        Self { budget_bytes, account: Account::default(), clock: 0, slots, parts }
     }
 
     pub(super) fn slot(&mut self, key: &str) -> &mut Slot<S> {
@@ -136,15 +138,26 @@ impl<S: Source> Table<S> {
         }
     }
 
-    /// Whether a model of this size could ever come in.
-    fn could_fit(&self, needed_bytes: u64) -> Result<(), ResidencyError<S::Error>> {
-        let budget_bytes = self.budget_bytes;
+    /// Whether a model could ever come in.
+    fn could_fit(&self, needs: &Needs) -> Result<(), ResidencyError<S::Error>> {
+        let (budget_bytes, needed_bytes) = (self.budget_bytes, needs.total_bytes());
         if needed_bytes > budget_bytes {
             return Err(ResidencyError::LargerThanBudget { needed_bytes, budget_bytes });
         }
-        let pinned: u64 =
-            self.slots.values().filter(|slot| slot.pinned).filter_map(Slot::ready_bytes).sum();
-        let free_bytes = budget_bytes.saturating_sub(pinned);
+        let pinned = self.slots.values().filter(|slot| slot.pinned).filter_map(Slot::ready);
+        let (mut pinned_bytes, mut parts) = (0, Vec::new());
+        for resident in pinned {
+            pinned_bytes += resident.holding.own.bytes();
+            if let Some((key, stake)) = &resident.holding.shared {
+                let known = parts.iter().any(|part| Arc::ptr_eq(part, stake.part()));
+                let needed = needs.shared.as_ref().is_some_and(|(wanted, _)| wanted == key);
+                if !known && !needed {
+                    pinned_bytes += stake.part().bytes();
+                    parts.push(Arc::clone(stake.part()));
+                }
+            }
+        }
+        let free_bytes = budget_bytes.saturating_sub(pinned_bytes);
         if needed_bytes > free_bytes {
             return Err(ResidencyError::NoRoom { needed_bytes, free_bytes });
         }
@@ -157,22 +170,34 @@ impl<S: Source> Table<S> {
         let used_bytes = self.used_bytes();
         let mut free_bytes = self.budget_bytes.saturating_sub(used_bytes);
         let (now, models) = (self.clock, self.slots.len());
-        let mut idle: Vec<(f64, u64, &String)> = self
+        let mut idle: Vec<(f64, &Holding, &String)> = self
             .slots
             .iter()
             .filter_map(|(key, slot)| {
                 let resident = slot.evictable()?;
-                let (bytes, load) = (resident.charge.bytes(), resident.load_duration);
-                Some((slot.popularity.worth(now, models, bytes, load), bytes, key))
+                let (holding, load) = (&resident.holding, resident.load_duration);
+                Some((slot.popularity.worth(now, models, holding.bytes(), load), holding, key))
             })
             .collect();
         idle.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
-        let mut victims = Vec::new();
-        for (_, bytes, key) in idle {
+        let (mut victims, mut stakes) = (Vec::new(), Vec::<(&Arc<Part>, usize)>::new());
+        for (_, holding, key) in idle {
             if free_bytes >= needed_bytes {
                 break;
             }
-            free_bytes += bytes;
+            free_bytes += holding.own.bytes();
+            if let Some(part) = holding.shared.as_ref().map(|(_, stake)| stake.part()) {
+                // What models share is free when the last of them goes.
+                let at = stakes.iter().position(|(known, _)| Arc::ptr_eq(known, part));
+                let at = at.unwrap_or_else(|| {
+                    stakes.push((part, 0));
+                    stakes.len() - 1
+                });
+                stakes[at].1 += 1;
+                if stakes[at].1 == part.stakes() {
+                    free_bytes += part.bytes();
+                }
+            }
             victims.push(key.clone());
         }
         if free_bytes < needed_bytes {
@@ -199,7 +224,7 @@ impl<S: Source> Table<S> {
         slot.evictions[reason as usize] += 1;
         tracing::info!(model = key, reason = reason.as_str(), "evicted");
         // Idle, so its memory is free as soon as the caller lets go of the lock.
-        resident.charge.give_back();
+        resident.holding.give_back();
         Some(resident)
     }
 
@@ -244,28 +269,54 @@ impl<S: Source> Table<S> {
         slot.last_error = None;
     }
 
+    /// A stake in a part that is there.
+    fn stake(&self, needs: &Needs) -> Option<(String, Stake)> {
+        let (key, _) = needs.shared.as_ref()?;
+        let part = self.parts.get(key)?.upgrade()?;
+        Some((key.clone(), Stake::join(&part)?))
+    }
+
+    /// Charges a model: its own bytes, and those of what it shares unless it has a stake in them.
+    fn charge(&mut self, needs: &Needs, stake: Option<(String, Stake)>) -> Holding {
+        let own = Charge::new(needs.own_bytes, &self.account);
+        let shared = stake.or_else(|| {
+            let (key, bytes) = needs.shared.as_ref()?;
+            let stake = Stake::new(*bytes, &self.account);
+            self.parts.retain(|_, part| part.strong_count() > 0);
+            self.parts.insert(key.clone(), Arc::downgrade(stake.part()));
+            Some((key.clone(), stake))
+        });
+        Holding { own, shared }
+    }
+
     /// Bytes for a load that begins now; `None` if it has to wait for them.
     pub(super) fn reserve(
         &mut self,
         key: &str,
-        needed_bytes: u64,
+        needs: &Needs,
     ) -> Result<Option<Evicted<S>>, ResidencyError<S::Error>> {
-        self.could_fit(needed_bytes)?;
+        self.could_fit(needs)?;
+        let stake = self.stake(needs);
+        let needed_bytes = if stake.is_some() { needs.own_bytes } else { needs.total_bytes() };
         let Some(evicted) = self.make_room(needed_bytes) else { return Ok(None) };
-        let charge = Charge::new(needed_bytes, &self.account);
+        let holding = self.charge(needs, stake);
         if let Phase::Loading { reserved, .. } = &mut self.slot(key).phase {
-            *reserved = Some(charge);
+            *reserved = Some(holding);
         }
         Ok(Some(evicted))
     }
 
     /// Room for what a loaded model takes beyond its reservation; `None` if there is none.
-    pub(super) fn settle(&mut self, key: &str, bytes: u64) -> Option<Evicted<S>> {
+    pub(super) fn settle(&mut self, key: &str, needs: &Needs) -> Option<Evicted<S>> {
         let reserved = match &self.slot(key).phase {
-            Phase::Loading { reserved: Some(charge), .. } => charge.bytes(),
+            Phase::Loading { reserved: Some(holding), .. } => holding.own.bytes(),
             _ => 0,
         };
-        self.make_room(bytes.saturating_sub(reserved))
+        let shared_bytes = needs.shared.as_ref().map_or(0, |(_, bytes)| {
+            let part = self.stake(needs);
+            bytes.saturating_sub(part.map_or(0, |(_, stake)| stake.part().bytes()))
+        });
+        self.make_room((needs.own_bytes + shared_bytes).saturating_sub(reserved))
     }
 
     /// A load never began.
@@ -288,7 +339,7 @@ impl<S: Source> Table<S> {
     pub(super) fn finish_load(
         &mut self,
         key: &str,
-        loaded: Result<(S::Model, u64), S::Error>,
+        loaded: Result<(S::Model, Needs), S::Error>,
         took: Duration,
         backoff: Backoff,
     ) -> Option<Lease<S::Model>> {
@@ -298,16 +349,20 @@ impl<S: Source> Table<S> {
         let mut lease = None;
         match loaded {
             Ok(_) if slot.retired => slot.phase = Phase::Unloaded,
-            Ok((model, bytes)) => {
+            Ok((model, needs)) => {
                 slot.loads += 1;
                 slot.failures_in_a_row = 0;
                 slot.last_error = None;
+                let stake = self.stake(&needs);
                 // The reservation goes before the charge comes.
-                slot.phase = Phase::Unloaded;
-                let charge = Charge::new(bytes, &account);
-                let resident = Arc::new(Resident::new(model, charge, took));
+                self.slot(key).phase = Phase::Unloaded;
+                let holding = self.charge(&needs, stake);
+                if let (Some((_, stake)), Some((_, bytes))) = (&holding.shared, &needs.shared) {
+                    stake.correct(*bytes);
+                }
+                let resident = Arc::new(Resident::new(model, holding, took));
                 lease = Some(Lease::of(&resident));
-                slot.phase = Phase::Ready(resident);
+                self.slot(key).phase = Phase::Ready(resident);
             }
             Err(error) => {
                 let wait = backoff.after(slot.failures_in_a_row);
@@ -327,9 +382,9 @@ impl<S: Source> Table<S> {
 }
 
 impl<S: Source> Slot<S> {
-    fn ready_bytes(&self) -> Option<u64> {
+    fn ready(&self) -> Option<&Resident<S::Model>> {
         match &self.phase {
-            Phase::Ready(resident) => Some(resident.charge.bytes()),
+            Phase::Ready(resident) => Some(resident),
             _ => None,
         }
     }
@@ -346,6 +401,7 @@ impl<S: Source> Slot<S> {
         let mut stats = ResidencyStats {
             state: ModelState::Unloaded,
             resident_bytes: 0,
+            shared_bytes: 0,
             leases: 0,
             pinned: self.pinned,
             loads: self.loads,
@@ -354,7 +410,8 @@ impl<S: Source> Slot<S> {
             last_error: self.last_error.clone(),
         };
         let mut of = |resident: &Resident<S::Model>| {
-            stats.resident_bytes = resident.charge.bytes();
+            stats.resident_bytes = resident.holding.bytes();
+            stats.shared_bytes = resident.holding.shared_bytes();
             stats.leases = resident.leases();
             stats.load_duration = Some(resident.load_duration);
         };
@@ -364,7 +421,7 @@ impl<S: Source> Slot<S> {
                 ModelState::Ready
             }
             Phase::Loading { reserved, .. } => {
-                stats.resident_bytes = reserved.as_ref().map_or(0, Charge::bytes);
+                stats.resident_bytes = reserved.as_ref().map_or(0, Holding::bytes);
                 ModelState::Loading
             }
             Phase::Failed { until } if *until > Instant::now() => ModelState::Failed,

@@ -4,9 +4,10 @@ use std::time::Duration;
 use std::sync::Arc;
 
 use super::eviction::Popularity;
-use super::{Backoff, ModelState, Residency, ResidencyError, Source, Spec};
+use super::{Backoff, ModelState, Needs, Residency, ResidencyError, Source, Spec};
 
-/// Models whose name is their size in bytes; `bad` fails, `panic` panics.
+/// Models whose name is their size in bytes, as `10-a`, or that and what they share, as `10+50x-a`
+/// and `10+50x-b`; `bad` fails, `panic` panics.
 #[derive(Default)]
 struct Sizes {
     loads: AtomicU32,
@@ -28,21 +29,33 @@ impl Source for Sizes {
     type Model = String;
     type Error = String;
 
-    fn estimate_bytes(&self, name: &String) -> Result<u64, String> {
-        name.split('-')
-            .next()
-            .and_then(|size| size.parse().ok())
-            .ok_or_else(|| "no size".to_owned())
+    fn estimate(&self, name: &String) -> Result<Needs, String> {
+        let sizes = name.split('-').next().unwrap_or_default();
+        let (own, part) =
+            sizes.split_once('+').map_or((sizes, None), |(own, part)| (own, Some(part)));
+        let shared = part.map(|part| {
+            let size = part.trim_end_matches(char::is_alphabetic);
+            (part.to_owned(), size.parse().expect("a size"))
+        });
+        let own_bytes = own.parse().map_err(|_| "no size".to_owned())?;
+        Ok(Needs { own_bytes, shared })
     }
-    fn load(&self, name: &Arc<String>) -> Result<(String, u64), String> {
+    fn load(&self, name: &Arc<String>) -> Result<(String, Needs), String> {
         self.loads.fetch_add(1, Ordering::SeqCst);
         std::thread::sleep(self.pause);
         assert!(!name.ends_with("panic"), "told to");
         if name.ends_with("bad") {
             return Err("bad file".to_owned());
         }
-        let bytes = self.estimate_bytes(name)?;
-        Ok((name.to_string(), if name.ends_with("grown") { bytes * 2 } else { bytes }))
+        let mut needs = self.estimate(name)?;
+        if name.ends_with("grown") {
+            needs.own_bytes *= 2;
+        }
+        if name.ends_with("unforeseen") {
+            // Found only while loading.
+            needs = Needs { own_bytes: 1, shared: Some(("50x".to_owned(), 50)) };
+        }
+        Ok((name.to_string(), needs))
     }
     fn panicked(&self, _: &String) -> String {
         "panicked".to_owned()
@@ -105,6 +118,69 @@ async fn leased_and_pinned_models_stay() {
     drop(held);
     models.acquire(&spec("10-c")).await.expect("a is idle now");
     assert_eq!(models.stats("10-b").state, ModelState::Ready);
+}
+
+#[tokio::test]
+async fn what_models_share_is_charged_once() {
+    let models = residency(100);
+    let first = models.acquire(&spec("10+50x-a")).await.expect("fits");
+    assert_eq!(models.used_bytes(), 60);
+    models.acquire(&spec("10+50x-b")).await.expect("only its own 10");
+    assert_eq!(models.used_bytes(), 70);
+    assert_eq!(models.stats("10+50x-a").resident_bytes, 35, "half of what two share");
+    assert_eq!(models.stats("10+50x-b").shared_bytes, 25);
+    assert!(models.unload("10+50x-b"));
+    assert_eq!(models.used_bytes(), 60, "the other one has it still");
+    assert!(models.unload("10+50x-a"));
+    assert_eq!(models.used_bytes(), 60, "in use");
+    // Its user has it still, so another may join in.
+    models.acquire(&spec("10+50x-c")).await.expect("fits");
+    assert_eq!(models.used_bytes(), 70);
+    drop(first);
+    assert_eq!(models.used_bytes(), 60);
+    assert!(models.unload("10+50x-c"));
+    assert_eq!(models.used_bytes(), 0);
+}
+
+#[tokio::test]
+async fn what_models_share_is_free_when_the_last_goes() {
+    let models = residency(100);
+    for name in ["10+50x-a", "10+50x-b", "10+20y-c"] {
+        models.acquire(&spec(name)).await.expect("fits");
+    }
+    assert_eq!(models.used_bytes(), 100);
+    for _ in 0..9 {
+        assert!(models.lease("10+20y-c").is_some(), "worth more than the others");
+    }
+    // Room for it is there only without both a and b.
+    models.acquire(&spec("60-d")).await.expect("fits");
+    let state = |name: &str| models.stats(name).state;
+    assert_eq!([state("10+50x-a"), state("10+50x-b")], [ModelState::Unloaded; 2]);
+    assert_eq!([state("10+20y-c"), state("60-d")], [ModelState::Ready; 2]);
+    assert_eq!(models.used_bytes(), 90);
+}
+
+#[tokio::test]
+async fn what_is_shared_with_the_pinned_needs_no_room() {
+    let models = residency(70);
+    models.acquire(&spec("10+50x-a")).await.expect("fits");
+    models.set_pinned("10+50x-a", true);
+    models.acquire(&spec("10+50x-b")).await.expect("its head fits");
+    let error = models.acquire(&spec("11+50x-c")).await.expect_err("one too many");
+    assert!(matches!(error, ResidencyError::NoRoom { .. }), "{error:?}");
+    let error = models.acquire(&spec("20-d")).await.expect_err("no room");
+    assert!(matches!(error, ResidencyError::NoRoom { free_bytes: 10, .. }), "{error:?}");
+    assert_eq!(models.used_bytes(), 70);
+}
+
+#[tokio::test]
+async fn a_part_found_while_loading_is_shared_too() {
+    let models = residency(130);
+    models.acquire(&spec("10+50x-a")).await.expect("fits");
+    // Reserves 51, for it does not know yet.
+    models.acquire(&spec("51-unforeseen")).await.expect("fits");
+    assert_eq!(models.used_bytes(), 61);
+    assert_eq!(models.stats("51-unforeseen").resident_bytes, 26);
 }
 
 #[tokio::test]

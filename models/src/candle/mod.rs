@@ -120,7 +120,8 @@ impl CandleEngine {
 }
 
 impl Engine for CandleEngine {
-    fn forward(&self, batch: &[&Encoding]) -> Result<Vec<Vec<f32>>, ModelError> {
+    /// Logits: head and encoder are one.
+    fn encode(&self, batch: &[&Encoding]) -> Result<Vec<Vec<f32>>, ModelError> {
         for sequence in batch {
             self.check(sequence)?;
         }

@@ -8,12 +8,11 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use postsort_cpu::{ChannelMaxima, ComputePool, Engine, KernelLevel, TokenBatch};
+use postsort_cpu::{ChannelMaxima, Engine, KernelLevel, TokenBatch};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 
 use super::agreement::{Agreement, sample_digest, sample_texts};
-use super::cpu_precision;
 use crate::engine::Precision;
 use crate::error::ModelError;
 use crate::folder::ModelFolder;
@@ -158,7 +157,7 @@ impl Calibration {
     pub(super) fn measure(engine: &Engine, sample: &[Encoding]) -> Result<Self, ModelError> {
         let mut maxima: Option<ChannelMaxima> = None;
         each_pass(sample, |batch| {
-            let found = engine.channel_maxima(batch)?;
+            let found = engine.encoder().channel_maxima(batch)?;
             match &mut maxima {
                 Some(maxima) => maxima.merge(&found),
                 None => maxima = Some(found),
@@ -230,15 +229,4 @@ fn answers(engine: &Engine, sample: &[Encoding]) -> Result<Vec<Vec<f32>>, ModelE
         Ok(())
     })?;
     Ok(all)
-}
-
-/// An engine of the precision, evened out by what was measured.
-pub(super) fn calibrated(
-    spec: &postsort_cpu::EncoderSpec,
-    precision: Precision,
-    pool: &std::sync::Arc<ComputePool>,
-    (level, maxima): (KernelLevel, &ChannelMaxima),
-) -> Result<Engine, ModelError> {
-    let pool = std::sync::Arc::clone(pool);
-    Ok(Engine::calibrated(spec, cpu_precision(precision), pool, level, maxima)?)
 }

@@ -3,6 +3,7 @@
 mod agreement;
 mod build;
 mod calibration;
+mod encoders;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,7 +11,10 @@ use std::sync::Arc;
 pub use agreement::Agreement;
 pub(crate) use build::knows;
 use calibration::{Calibration, Subject};
-use postsort_cpu::{ComputePool, CpuError, KernelLevel, TokenBatch};
+pub use encoders::{Encoders, SharedEncoder};
+use postsort_cpu::{
+    ChannelMaxima, ComputePool, CpuError, Encoder, EncoderSpec, KernelLevel, TokenBatch,
+};
 
 use crate::engine::{Engine, Precision};
 use crate::error::ModelError;
@@ -21,6 +25,7 @@ use crate::tokenize::{Encoding, TextTokenizer};
 #[derive(Debug)]
 pub(crate) struct CpuEngine {
     engine: postsort_cpu::Engine,
+    encoder: SharedEncoder,
     precision: Precision,
     agreement: Option<Agreement>,
 }
@@ -29,8 +34,43 @@ pub(crate) struct CpuEngine {
 pub(crate) struct Site<'a> {
     pub(crate) precision: Precision,
     pub(crate) pool: &'a Arc<ComputePool>,
+    /// Encoders that are in memory.
+    pub(crate) encoders: &'a Encoders,
     /// Where calibrations are kept, beside the model's own folder.
     pub(crate) cache_dir: Option<&'a Path>,
+}
+
+/// A folder's weights, still in their files, and how they are packed.
+struct Packer<'a> {
+    folder: &'a ModelFolder,
+    spec: EncoderSpec,
+    level: KernelLevel,
+    pool: &'a Arc<ComputePool>,
+    encoders: &'a Encoders,
+}
+
+impl Packer<'_> {
+    /// The folder's head over its encoder, which may be in memory already.
+    fn pack(
+        &self,
+        precision: Precision,
+        maxima: Option<&ChannelMaxima>,
+    ) -> Result<(postsort_cpu::Engine, SharedEncoder), ModelError> {
+        let Self { folder, spec, level, pool, encoders } = self;
+        let key = encoders::key_of(folder, precision, *level, maxima)?;
+        let key = key.ok_or(ModelError::Engine { reason: "no encoder of its own".to_owned() })?;
+        let encoder = encoders.get(key, || {
+            let precision = cpu_precision(precision);
+            Ok(Encoder::new(spec, precision, Arc::clone(pool), *level, maxima)?)
+        })?;
+        let engine = postsort_cpu::Engine::beside(Arc::clone(encoder.encoder()), &spec.head)?;
+        Ok((engine, encoder))
+    }
+
+    fn exact(&self) -> Result<CpuEngine, ModelError> {
+        let (engine, encoder) = self.pack(Precision::F32, None)?;
+        Ok(CpuEngine { engine, encoder, precision: Precision::F32, agreement: None })
+    }
 }
 
 impl CpuEngine {
@@ -45,19 +85,18 @@ impl CpuEngine {
     ) -> Result<Option<Self>, ModelError> {
         let Some(spec) = build::encoder(folder)? else { return Ok(None) };
         let level = KernelLevel::from_env()?;
-        let exact = || {
-            let pool = Arc::clone(site.pool);
-            postsort_cpu::Engine::with_kernels(&spec, postsort_cpu::Precision::F32, pool, level)
-        };
+        let packer = Packer { folder, spec, level, pool: site.pool, encoders: site.encoders };
         if site.precision == Precision::F32 {
-            let engine = exact()?;
-            return Ok(Some(Self { engine, precision: Precision::F32, agreement: None }));
+            return packer.exact().map(Some);
         }
         let subject = Subject { folder, level };
         let (mut calibration, mut is_new) = match subject.kept(site.cache_dir) {
             Some(kept) => (kept, false),
             // The f32 weights are dropped before others are packed.
-            None => (Calibration::measure(&exact()?, &calibration::sample(tokenizer)?)?, true),
+            None => {
+                let sample = calibration::sample(tokenizer)?;
+                (Calibration::measure(&packer.exact()?.engine, &sample)?, true)
+            }
         };
         let mut chosen = None;
         for &precision in candidates(site.precision, level) {
@@ -66,8 +105,7 @@ impl CpuEngine {
             if !forced && known.is_some_and(|known| !known.holds()) {
                 continue;
             }
-            let weights = (level, &calibration.maxima);
-            let engine = calibration::calibrated(&spec, precision, site.pool, weights)?;
+            let (engine, encoder) = packer.pack(precision, Some(&calibration.maxima))?;
             let (agreement, measured) = match known {
                 Some(known) => (known, false),
                 None => {
@@ -77,20 +115,14 @@ impl CpuEngine {
             };
             is_new |= measured;
             if forced || agreement.holds() {
-                chosen = Some(Self { engine, precision, agreement: Some(agreement) });
+                chosen = Some(Self { engine, encoder, precision, agreement: Some(agreement) });
                 break;
             }
         }
         if is_new {
             subject.write_to_cache(&calibration, site.cache_dir);
         }
-        match chosen {
-            Some(chosen) => Ok(Some(chosen)),
-            None => {
-                let engine = exact()?;
-                Ok(Some(Self { engine, precision: Precision::F32, agreement: None }))
-            }
-        }
+        chosen.map_or_else(|| packer.exact(), Ok).map(Some)
     }
 
     /// Measures `folder` anew and keeps the result in it, so that it is loaded without measuring.
@@ -101,51 +133,45 @@ impl CpuEngine {
     pub(crate) fn calibrate(
         folder: &ModelFolder,
         tokenizer: &TextTokenizer,
-        pool: &Arc<ComputePool>,
+        (pool, encoders): (&Arc<ComputePool>, &Encoders),
     ) -> Result<Vec<Agreement>, ModelError> {
         let Some(spec) = build::encoder(folder)? else { return Ok(Vec::new()) };
         let level = KernelLevel::from_env()?;
         let subject = Subject { folder, level };
+        let packer = Packer { folder, spec, level, pool, encoders };
         let sample = calibration::sample(tokenizer)?;
-        let exact = postsort_cpu::Engine::with_kernels(
-            &spec,
-            postsort_cpu::Precision::F32,
-            Arc::clone(pool),
-            level,
-        )?;
-        let mut calibration = Calibration::measure(&exact, &sample)?;
-        drop(exact);
+        let mut calibration = Calibration::measure(&packer.exact()?.engine, &sample)?;
         let mut agreements = Vec::new();
         for &precision in candidates(Precision::Auto, level) {
-            let weights = (level, &calibration.maxima);
-            let engine = calibration::calibrated(&spec, precision, pool, weights)?;
+            let (engine, _) = packer.pack(precision, Some(&calibration.maxima))?;
             agreements.push(calibration.agreement(&subject, (precision, &engine), &sample)?.0);
         }
         subject.write(&calibration, &folder.path().join(calibration::FILE_NAME))?;
         Ok(agreements)
     }
 
-    /// The precision that loading would choose, if that is known without measuring.
-    pub(crate) fn known_precision(
+    /// The precision that loading would choose and the key of the encoder in it, if that is known
+    /// without measuring.
+    pub(crate) fn known(
         folder: &ModelFolder,
         wanted: Precision,
         cache_dir: Option<&Path>,
-    ) -> Option<Precision> {
-        if wanted == Precision::F32 {
-            return Some(wanted);
-        }
+    ) -> Option<(Precision, String)> {
         let level = KernelLevel::from_env().ok()?;
+        let key = |precision, maxima| {
+            Some((precision, encoders::key_of(folder, precision, level, maxima).ok()??))
+        };
+        if wanted == Precision::F32 {
+            return key(wanted, None);
+        }
         let subject = Subject { folder, level };
         let kept = subject.kept(cache_dir)?;
-        if wanted != Precision::Auto {
-            return Some(wanted);
-        }
         for &precision in candidates(wanted, level) {
-            if kept.known(&subject, precision)?.holds() {
-                return Some(precision);
+            if wanted != Precision::Auto || kept.known(&subject, precision)?.holds() {
+                return key(precision, Some(&kept.maxima));
             }
         }
-        Some(Precision::F32)
+        key(Precision::F32, None)
     }
 }
 
@@ -168,7 +194,7 @@ fn cpu_precision(precision: Precision) -> postsort_cpu::Precision {
 }
 
 impl Engine for CpuEngine {
-    fn forward(&self, batch: &[&Encoding]) -> Result<Vec<Vec<f32>>, ModelError> {
+    fn encode(&self, batch: &[&Encoding]) -> Result<Vec<Vec<f32>>, ModelError> {
         let tokens = batch.iter().map(|sequence| sequence.ids.len()).sum();
         let mut ids = Vec::with_capacity(tokens);
         let mut offsets = Vec::with_capacity(batch.len() + 1);
@@ -184,11 +210,22 @@ impl Engine for CpuEngine {
         } else {
             Vec::new()
         };
-        let labels = self.engine.labels();
-        let mut logits = vec![0.0; batch.len() * labels];
+        let encoder = self.engine.encoder();
+        let mut states = vec![0.0; batch.len() * encoder.hidden()];
         let sequences = TokenBatch { ids: &ids, type_ids: &type_ids, offsets: &offsets };
-        self.engine.forward(sequences, &mut logits)?;
-        Ok(logits.chunks_exact(labels).map(<[f32]>::to_vec).collect())
+        encoder.forward(sequences, &mut states)?;
+        Ok(states.chunks_exact(encoder.hidden()).map(<[f32]>::to_vec).collect())
+    }
+
+    fn logits(&self, states: &[Vec<f32>]) -> Result<Vec<Vec<f32>>, ModelError> {
+        let head = self.engine.head();
+        let mut logits = vec![0.0; states.len() * head.labels()];
+        head.apply(&states.concat(), &mut logits)?;
+        Ok(logits.chunks_exact(head.labels()).map(<[f32]>::to_vec).collect())
+    }
+
+    fn encoder(&self) -> Option<&SharedEncoder> {
+        Some(&self.encoder)
     }
 
     fn name(&self) -> &'static str {
