@@ -33,6 +33,9 @@ pub struct Options {
     /// Memory for memoized results; 0 turns them off [default: 64MiB]
     #[arg(long, env = "POSTSORT_RESULT_CACHE_BYTES_MAX", value_name = "N|%")]
     pub result_cache_bytes_max: Option<String>,
+    /// Memory for what encoders that several models share made of texts; 0: none [default: 32MiB]
+    #[arg(long, env = "POSTSORT_STATE_CACHE_BYTES_MAX", value_name = "N|%")]
+    pub state_cache_bytes_max: Option<String>,
     /// Drop a model from memory that nobody asked for in this many seconds; 0: never [default: 0]
     #[arg(long, env = "POSTSORT_IDLE_UNLOAD_SECONDS", value_name = "S")]
     pub idle_unload_seconds: Option<u64>,
@@ -105,6 +108,8 @@ pub struct Config {
     pub memory_bytes_max: u64,
     /// Budget of memoized results.
     pub result_cache_bytes_max: u64,
+    /// Budget of memoized states.
+    pub state_cache_bytes_max: u64,
     /// Models that nobody asked for in this time are dropped.
     pub idle_unload: Option<Duration>,
     /// How often to look at the models folder.
@@ -175,6 +180,7 @@ impl Options {
             listen_unix: self.listen_unix.or(other.listen_unix),
             memory_bytes_max: self.memory_bytes_max.or(other.memory_bytes_max),
             result_cache_bytes_max: self.result_cache_bytes_max.or(other.result_cache_bytes_max),
+            state_cache_bytes_max: self.state_cache_bytes_max.or(other.state_cache_bytes_max),
             idle_unload_seconds: self.idle_unload_seconds.or(other.idle_unload_seconds),
             watch_seconds: self.watch_seconds.or(other.watch_seconds),
             preload: self.preload.or(other.preload),
@@ -231,6 +237,11 @@ impl Options {
                 "result_cache_bytes_max",
                 self.result_cache_bytes_max.as_deref(),
                 "64MiB",
+            )?,
+            state_cache_bytes_max: memory(
+                "state_cache_bytes_max",
+                self.state_cache_bytes_max.as_deref(),
+                "32MiB",
             )?,
             idle_unload: seconds(self.idle_unload_seconds.unwrap_or(0)),
             watch: seconds(self.watch_seconds.unwrap_or(5)),

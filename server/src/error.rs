@@ -216,9 +216,14 @@ impl Error {
 
     /// The same error told of another input: items of a batch are decoded one by one.
     #[must_use]
-    pub fn at_index(mut self, at: usize) -> Self {
+    pub fn at_index(self, at: usize) -> Self {
+        self.at_place(|_| at)
+    }
+
+    /// The same error of an input that has another place in the request than where it was met.
+    pub(crate) fn at_place(mut self, place: impl Fn(usize) -> usize) -> Self {
         if let Self::Unusable { index, .. } = &mut self {
-            *index = at;
+            *index = place(*index);
         }
         self
     }

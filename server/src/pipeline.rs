@@ -1,26 +1,33 @@
 //! THE straight line: a request's way from mail to labels, top to bottom in [`Pipeline::classify`].
 
+mod analyze;
 mod answer;
+mod cascade;
 mod demand;
+mod explain;
 mod shadow;
+mod states;
 mod watch;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use postsort_cache::{Claim, Digest, Digester, Lead, Lease, ResultCache, ResultStats};
-use postsort_models::{Encoded, LongText, TextTokenizer, aggregate};
-use tokio::sync::oneshot;
+use postsort_models::{Encoded, LongText, ModelFolder, TextTokenizer, aggregate};
 use tokio::task::JoinSet;
 
 use crate::catalog::{Catalog, Entry, LeasedModel, Served, Version};
 use crate::config::{Config, RequestLimits};
 use crate::error::Error;
 use crate::input::{Input, Readable};
-use crate::scheduler::{DropReason, Job, JobError, Priority, Scheduler};
+use crate::scheduler::{DropReason, Priority, Scheduler};
 use crate::telemetry::{Metrics, SloWatch};
 
+pub use analyze::Analyzed;
+use analyze::Encodings;
 pub use answer::{Answer, Classified, Timings, Verdict};
+pub use explain::{Explanation, Part};
+use states::States;
 use watch::RequestWatch;
 
 /// Decoding and tokenising more than this many bytes is done off the network threads: it takes
@@ -41,6 +48,8 @@ pub struct Pipeline {
     /// Limits of one request.
     pub limits: RequestLimits,
     results: ResultCache<Verdict>,
+    /// What encoders that several models share made of texts.
+    states: ResultCache<States>,
     scheduler: Scheduler<LeasedModel>,
 }
 
@@ -59,6 +68,8 @@ pub struct ClassifyOptions {
     pub skip_cache: bool,
     /// Wait for room in the queue where there is none, rather than be refused.
     pub in_turn: bool,
+    /// Find out which parts of the text moved the score, by passes without them.
+    pub explain: bool,
 }
 
 impl Pipeline {
@@ -82,6 +93,7 @@ impl Pipeline {
             slo: SloWatch::new(config.objectives),
             limits: config.limits,
             results: ResultCache::new(config.result_cache_bytes_max),
+            states: ResultCache::new(config.state_cache_bytes_max),
             scheduler: Scheduler::start(config.scheduler)
                 .map_err(|e| Error::setup("engine thread", e))?,
         })
@@ -98,13 +110,39 @@ impl Pipeline {
         options: ClassifyOptions,
     ) -> Result<Classified, Error> {
         let entry = self.catalog.entry(model)?;
-        let mut watch = RequestWatch::start(&entry, &self.slo, inputs.len(), options.priority);
+        self.decide(entry, Mails::Sent(inputs), options).await
+    }
+
+    /// The answer of a model, or of a cheaper one that is sure enough.
+    async fn decide(
+        self: &Arc<Self>,
+        entry: Arc<Entry>,
+        mails: Mails,
+        options: ClassifyOptions,
+    ) -> Result<Classified, Error> {
+        match self.cheaper(&entry) {
+            Some(cascade) => self.cascade(entry, cascade, mails, options).await,
+            None => self.ask(entry, mails, options, Instant::now()).await,
+        }
+    }
+
+    /// One model's answer to a request that came at `started`.
+    async fn ask(
+        self: &Arc<Self>,
+        entry: Arc<Entry>,
+        mails: Mails,
+        options: ClassifyOptions,
+        started: Instant,
+    ) -> Result<Classified, Error> {
+        let (mails_count, priority) = (mails.len(), options.priority);
+        let mut watch = RequestWatch::start(&entry, &self.slo, (mails_count, priority), started);
         let timeout = options.timeout.unwrap_or(self.limits.timeout);
-        let deadline = watch.started + timeout;
+        let deadline = started + timeout;
         let (pipeline, timings) = (Arc::clone(self), Timings::default());
+        let encodings = mails.encodings();
         let mut request =
-            Request { pipeline, entry: Arc::clone(&entry), options, deadline, timings };
-        let result = match tokio::time::timeout(timeout, request.answer(inputs)).await {
+            Request { pipeline, entry: Arc::clone(&entry), options, deadline, timings, encodings };
+        let result = match tokio::time::timeout_at(deadline.into(), request.answer(mails)).await {
             Ok(Err(Error::Deadline { .. })) | Err(_) => Err(Error::Deadline { timeout }),
             Ok(Err(Error::NotInTime { expected, retry_after, .. })) => {
                 Err(Error::NotInTime { expected, timeout, retry_after })
@@ -156,22 +194,62 @@ struct Request {
     options: ClassifyOptions,
     deadline: Instant,
     timings: Timings,
+    /// What other models' requests for the same mail have tokenised, and this one has.
+    encodings: Option<Arc<Encodings>>,
+}
+
+/// What is to be classified.
+enum Mails {
+    /// As they came.
+    Sent(Vec<Input>),
+    /// Decoded already, with what is shared between the models that read them.
+    Read(Arc<Vec<Readable>>, Arc<Encodings>),
+}
+
+impl Mails {
+    fn len(&self) -> usize {
+        match self {
+            Self::Sent(inputs) => inputs.len(),
+            Self::Read(texts, _) => texts.len(),
+        }
+    }
+
+    fn encodings(&self) -> Option<Arc<Encodings>> {
+        match self {
+            Self::Sent(_) => None,
+            Self::Read(_, encodings) => Some(Arc::clone(encodings)),
+        }
+    }
 }
 
 /// An input that this request has to compute, and its duty to those who wait for the same.
 type Ours = (usize, Option<Lead<Verdict>>);
 
 impl Request {
-    async fn answer(&mut self, inputs: Vec<Input>) -> Result<(Arc<Version>, Vec<Answer>), Error> {
+    async fn answer(&mut self, mails: Mails) -> Result<(Arc<Version>, Vec<Answer>), Error> {
         // mail → text
-        let texts = Arc::new(self.decode(inputs).await?);
+        let texts = match mails {
+            Mails::Sent(inputs) => {
+                let clock = Instant::now();
+                let texts = decode(inputs, self.pipeline.limits).await;
+                self.timings.decode = clock.elapsed();
+                Arc::new(texts?)
+            }
+            Mails::Read(texts, _) => texts,
+        };
         loop {
             // → the revision that answers all of it
             let version = self.entry.current()?;
             match self.answer_by(&version, &texts).await {
                 // Another one took its place before this request had a lease on it.
                 Err(Error::Superseded { .. }) => tokio::task::yield_now().await,
-                answers => return answers.map(|answers| (version, answers)),
+                Ok(mut answers) => {
+                    if self.options.explain {
+                        self.explain(&version, &texts, &mut answers).await;
+                    }
+                    return Ok((version, answers));
+                }
+                Err(error) => return Err(error),
             }
         }
     }
@@ -198,7 +276,7 @@ impl Request {
                     continue;
                 }
                 match self.pipeline.results.claim(key(at), urgency) {
-                    Claim::Hit(verdict) => answers[at] = Some(Answer { verdict, cached: true }),
+                    Claim::Hit(verdict) => answers[at] = Some(Answer::new(verdict, true)),
                     Claim::Wait(verdict) => theirs.push((at, verdict)),
                     Claim::Lead(lead) => ours.push((at, Some(lead))),
                 }
@@ -207,13 +285,13 @@ impl Request {
             if !ours.is_empty() {
                 for (at, verdict) in self.compute(version, texts, long, ours).await? {
                     self.try_shadow(version, texts, at, &verdict);
-                    answers[at] = Some(Answer { verdict, cached: false });
+                    answers[at] = Some(Answer::new(verdict, false));
                 }
             }
             let clock = Instant::now();
             for (at, verdict) in theirs {
                 match verdict.await {
-                    Ok(verdict) => answers[at] = Some(Answer { verdict, cached: true }),
+                    Ok(verdict) => answers[at] = Some(Answer::new(verdict, true)),
                     // Whoever computed it gave up: ask again.
                     Err(_) => open.push(at),
                 }
@@ -225,23 +303,12 @@ impl Request {
         let answers: Vec<Answer> =
             answers.into_iter().collect::<Option<_>>().ok_or(Error::Internal)?;
         self.entry.metrics.mails(answers.len());
+        self.entry.drift.observe(answers.iter().map(|answer| &*answer.verdict));
         if !self.options.skip_cache {
             let hits = answers.iter().filter(|answer| answer.cached).count();
             self.entry.metrics.cache(hits, answers.len() - hits);
         }
         Ok(answers)
-    }
-
-    async fn decode(&mut self, inputs: Vec<Input>) -> Result<Vec<Readable>, Error> {
-        let clock = Instant::now();
-        let limits = self.pipeline.limits;
-        let bytes: usize = inputs.iter().map(Input::bytes).sum();
-        let texts = off_the_network_if(bytes > INLINE_BYTES_MAX, move || {
-            inputs.into_iter().enumerate().map(|(at, input)| input.read(at, &limits)).collect()
-        })
-        .await?;
-        self.timings.decode = clock.elapsed();
-        texts
     }
 
     async fn compute(
@@ -260,46 +327,46 @@ impl Request {
         let model = self.pipeline.catalog.acquire(&self.entry, version).await?;
         self.timings.load += clock.elapsed();
 
-        // → tokenise
-        let encoded = self.tokenize(&model, texts, wanted, long).await?;
-
-        // → scheduler → engine
-        let (mut waiting, mut jobs) =
-            (Vec::with_capacity(ours.len()), Vec::with_capacity(ours.len()));
-        let queued_at = Instant::now();
-        for ((at, lead), Encoded { windows, tokens, truncated }) in ours.into_iter().zip(encoded) {
-            let (reply, answer) = oneshot::channel();
-            waiting.push((at, lead, answer, tokens, windows.len(), truncated));
-            let (model, priority) = (LeasedModel(model.clone()), self.options.priority);
-            let deadline = self.deadline - WAY_BACK;
-            jobs.push(Job { model, windows, priority, deadline, queued_at, reply });
-        }
-        self.pipeline.scheduler.submit(&mut admission, jobs).map_err(demand::refused)?;
-
-        // → logits, aggregated and kept
-        let mut verdicts = Vec::with_capacity(waiting.len());
-        for (at, lead, answer, tokens, windows, truncated) in waiting {
-            let done = match answer.await {
-                Ok(Ok(done)) => done,
-                Ok(Err(JobError::Expired)) => {
-                    return Err(Error::Deadline { timeout: Duration::ZERO });
+        // → states of its encoder: known from another model's request, or tokenise → scheduler →
+        //   engine
+        let (mut verdicts, mut open) = (Vec::with_capacity(ours.len()), ours);
+        while !open.is_empty() {
+            let wanted = open.iter().map(|(at, _)| *at).collect();
+            let begun = self.begin_states(&model, &mut admission, texts, wanted, long).await?;
+            let mut again = Vec::new();
+            for ((at, lead), begun) in open.into_iter().zip(begun) {
+                let Some(states) = self.end_states(begun).await? else {
+                    again.push((at, lead));
+                    continue;
+                };
+                // → head → logits, aggregated and kept
+                let verdict = Arc::new(self.verdict(&model, &states)?);
+                if let Some(lead) = lead {
+                    lead.fulfil(&verdict);
                 }
-                Ok(Err(JobError::Engine(reason))) => {
-                    return Err(Error::Inference { model: self.entry.name.clone(), reason });
-                }
-                Err(_) => return Err(Error::Draining),
-            };
-            self.timings.queue = self.timings.queue.max(done.queue_wait);
-            self.timings.infer = self.timings.infer.max(done.infer);
-            let aggregation = model.model.folder().manifest().aggregation;
-            let logits = aggregate(&done.logits, model.model.labels(), aggregation).into();
-            let verdict = Arc::new(Verdict { logits, tokens, windows, truncated });
-            if let Some(lead) = lead {
-                lead.fulfil(&verdict);
+                verdicts.push((at, verdict));
             }
-            verdicts.push((at, verdict));
+            open = again;
         }
         Ok(verdicts)
+    }
+
+    fn verdict(&self, model: &Lease<Served>, states: &States) -> Result<Verdict, Error> {
+        let logits = model.model.engine().logits(&states.windows).map_err(|error| {
+            Error::Inference { model: self.entry.name.clone(), reason: error.to_string() }
+        })?;
+        let aggregation = model.model.folder().manifest().aggregation;
+        let logits: Box<[f32]> = aggregate(&logits, model.model.labels(), aggregation).into();
+        let (first, confidence) = best(model.model.folder(), &logits);
+        Ok(Verdict {
+            logits,
+            tokens: states.tokens,
+            windows: states.windows.len(),
+            truncated: states.truncated,
+            first,
+            confidence,
+            unknown_tokens: states.unknown_tokens,
+        })
     }
 
     async fn tokenize(
@@ -310,6 +377,7 @@ impl Request {
         long: LongText,
     ) -> Result<Vec<Encoded>, Error> {
         let clock = Instant::now();
+        let known = self.encodings.clone();
         let bytes: usize = wanted.iter().map(|&at| texts[at].bytes()).sum();
         let (model, texts) = (model.clone(), Arc::clone(texts));
         let (refuse_long, deadline) = (self.options.refuse_long, self.deadline);
@@ -320,7 +388,11 @@ impl Request {
                 return Err(Error::Deadline { timeout: Duration::ZERO });
             }
             let encode = |at: usize| {
-                let encoded = encode(model.model.tokenizer(), &texts[at], at, long, refuse_long)?;
+                let encoded = || encode(model.model.tokenizer(), &texts[at], at, long, refuse_long);
+                let encoded = match &known {
+                    None => encoded()?,
+                    Some(known) => known.get(model.model.folder(), (at, long), encoded)?,
+                };
                 if encoded.windows.len() == 1 && !encoded.truncated {
                     model.version.cost.learn_text(texts[at].bytes(), encoded.tokens);
                 }
@@ -332,6 +404,21 @@ impl Request {
         self.timings.tokenize += clock.elapsed();
         encoded
     }
+}
+
+/// Position and score of the best label, after temperature.
+fn best(folder: &ModelFolder, logits: &[f32]) -> (usize, f32) {
+    let (labels, temperature) = (folder.labels(), folder.manifest().temperature);
+    let scores = labels.scores(logits, labels.default_function(), temperature);
+    scores.first().map_or((0, 0.0), |best| (best.index, best.score))
+}
+
+async fn decode(inputs: Vec<Input>, limits: RequestLimits) -> Result<Vec<Readable>, Error> {
+    let bytes: usize = inputs.iter().map(Input::bytes).sum();
+    off_the_network_if(bytes > INLINE_BYTES_MAX, move || {
+        inputs.into_iter().enumerate().map(|(at, input)| input.read(at, &limits)).collect()
+    })
+    .await?
 }
 
 fn encode(
@@ -373,7 +460,10 @@ async fn off_the_network_if<T: Send + 'static>(
 /// All that an answer depends on. Scores are derived from the logits, so what only changes the
 /// scores (function, `top_k`) is not part of it.
 fn digest(revision: &str, text: &Readable, long: LongText) -> Digest {
-    let digester = Digester::new().field(revision.as_bytes());
+    digest_of_text(Digester::new().field(revision.as_bytes()), text, long)
+}
+
+fn digest_of_text(digester: Digester, text: &Readable, long: LongText) -> Digest {
     match text {
         Readable::One(text) => digester
             .field(&[long as u8])

@@ -1,5 +1,6 @@
 //! Real servers on free ports, real models, real requests.
 
+mod analyze;
 mod bad_input;
 mod bundled;
 mod classify;

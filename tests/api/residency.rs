@@ -9,7 +9,7 @@ use postsort_models::{LoadOptions, ModelFolder};
 use serde_json::json;
 
 use crate::life::metric;
-use crate::server::{Server, copy_folder, fixture, models_dir, options, room_for_two};
+use crate::server::{Server, copy_as_another, fixture, models_dir, options, room_for_two};
 
 #[test]
 fn requests_that_wait_are_answered_while_their_model_is_unloaded() {
@@ -44,8 +44,8 @@ fn no_request_fails_for_want_of_room() {
     let dir = models_dir(&["bert", "distilbert", "electra"]);
     let budget = room_for_two(dir.path(), ["bert", "distilbert", "electra"]);
     let names: Vec<String> = (0..12).map(|n| format!("model-{n}")).collect();
-    for name in &names {
-        copy_folder(&fixture("bert"), &dir.path().join(name));
+    for (number, name) in names.iter().enumerate() {
+        copy_as_another(&fixture("bert"), &dir.path().join(name), number as u8);
     }
     let mut settings = options(dir.path());
     settings.memory_bytes_max = Some(budget.to_string());

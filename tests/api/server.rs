@@ -59,6 +59,33 @@ pub(crate) fn copy_folder(from: &Path, to: &Path) {
     }
 }
 
+/// Changes the bytes of a tensor of a model folder.
+pub(crate) fn edit_tensor(folder: &Path, name: &str, change: impl FnOnce(&mut [u8])) {
+    let path = folder.join("model.safetensors");
+    let mut bytes = std::fs::read(&path).expect("reads");
+    let length = u64::from_le_bytes(bytes[..8].try_into().expect("8 bytes")) as usize;
+    let header: Value = serde_json::from_slice(&bytes[8..8 + length]).expect("a header");
+    let offset = |at: usize| header[name]["data_offsets"][at].as_u64().expect(name) as usize;
+    change(&mut bytes[8 + length + offset(0)..8 + length + offset(1)]);
+    std::fs::write(path, bytes).expect("writes");
+}
+
+/// A model that shares neither encoder nor answers with the fixture.
+pub(crate) fn copy_as_another(from: &Path, to: &Path, number: u8) {
+    copy_folder(from, to);
+    let name = "bert.encoder.layer.0.output.dense.bias";
+    // The lowest bits of the first number.
+    edit_tensor(to, name, |bytes| bytes[0] = bytes[0].wrapping_add(number + 1));
+}
+
+/// A model with the fixture's encoder and a head that says the opposite.
+pub(crate) fn copy_with_another_head(from: &Path, to: &Path) {
+    copy_folder(from, to);
+    for name in ["classifier.weight", "classifier.bias"] {
+        edit_tensor(to, name, |bytes| bytes.chunks_mut(4).for_each(|number| number[3] ^= 0x80));
+    }
+}
+
 pub(crate) fn options(models_dir: &Path) -> Options {
     Options {
         models_dir: Some(models_dir.to_owned()),

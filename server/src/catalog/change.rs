@@ -134,6 +134,7 @@ impl Catalog {
             }
         }
         self.residency.set_pinned(&key, pinned);
+        entry.drift.clear();
         entry.metrics.switched();
     }
 

@@ -11,7 +11,7 @@ use postsort_models::{Found, ModelFolder};
 
 use crate::error::Error;
 use crate::scheduler::CostModel;
-use crate::telemetry::{LatencyWindow, Metrics, ModelMetrics};
+use crate::telemetry::{DriftSummary, DriftWindow, LatencyWindow, Metrics, ModelMetrics};
 
 /// One model folder, loaded or not.
 #[derive(Debug)]
@@ -22,6 +22,8 @@ pub struct Entry {
     pub metrics: Arc<ModelMetrics>,
     /// Its latencies of the last minute.
     pub latency: LatencyWindow,
+    /// What its answers of the last hour look like.
+    pub drift: DriftWindow,
     /// The folder of the model or of its revisions.
     pub(super) path: PathBuf,
     versions: RwLock<Versions>,
@@ -116,6 +118,7 @@ impl Entry {
             name,
             metrics,
             latency: LatencyWindow::default(),
+            drift: DriftWindow::default(),
             path,
             versions: RwLock::new(versions),
             changing: tokio::sync::Mutex::default(),
@@ -133,6 +136,14 @@ impl Entry {
             reason,
             retry_after: Duration::from_secs(60),
         })
+    }
+
+    /// What its answers of the last hour look like, with its labels.
+    #[must_use]
+    pub fn drift_summary(&self) -> Option<(Vec<String>, DriftSummary)> {
+        let version = self.current().ok()?;
+        let (names, manifest) = (version.folder.labels().names(), version.folder.manifest());
+        Some((names.to_vec(), self.drift.summary(names, manifest.reference.as_ref())))
     }
 
     /// Whether the manifest asks for it to be in memory always.

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use postsort_cache::{Lease, Source};
-use postsort_models::{Encoding, LoadOptions, Model, ModelError};
+use postsort_cache::{Lease, Needs, Source};
+use postsort_models::{Encoding, LoadOptions, MemoryNeeds, Model, ModelError, SharedEncoder};
 
 use super::entry::Version;
 use crate::scheduler::{BatchModel, CostModel, DropReason};
@@ -64,11 +64,11 @@ impl Source for Loader {
     type Model = Served;
     type Error = LoadError;
 
-    fn estimate_bytes(&self, version: &Version) -> Result<u64, LoadError> {
-        Ok(self.options.resident_bytes_estimate(&version.folder))
+    fn estimate(&self, version: &Version) -> Result<Needs, LoadError> {
+        Ok(needs(self.options.memory_needs(&version.folder)))
     }
 
-    fn load(&self, version: &Arc<Version>) -> Result<(Served, u64), LoadError> {
+    fn load(&self, version: &Arc<Version>) -> Result<(Served, Needs), LoadError> {
         let started = Instant::now();
         let name = version.folder.name();
         let model = at_low_priority(|| self.read(version)).map_err(|error| {
@@ -88,7 +88,8 @@ impl Source for Loader {
             load_ms = took.as_millis(),
             "loaded"
         );
-        Ok((Served { model, version: Arc::clone(version) }, bytes))
+        let needs = needs(model.memory());
+        Ok((Served { model, version: Arc::clone(version) }, needs))
     }
 
     fn panicked(&self, version: &Version) -> LoadError {
@@ -101,6 +102,10 @@ impl Source for Loader {
         version.metrics.load_failed();
         LoadError::Broken(format!("takes {bytes} bytes, more than estimated and than are free"))
     }
+}
+
+fn needs(MemoryNeeds { own_bytes, encoder }: MemoryNeeds) -> Needs {
+    Needs { own_bytes, shared: encoder }
 }
 
 /// On a thread of its own, for a thread that has once been nice cannot stop being it.
@@ -122,7 +127,9 @@ pub struct LeasedModel(pub Lease<Served>);
 
 impl BatchModel for LeasedModel {
     fn identity(&self) -> usize {
-        std::ptr::from_ref::<Served>(&self.0) as usize
+        // Models that share an encoder differ in what is made of its states.
+        let own = || std::ptr::from_ref::<Served>(&self.0) as usize;
+        self.0.model.encoder().map_or_else(own, SharedEncoder::address)
     }
     fn owner(&self) -> usize {
         self.0.version.owner()
@@ -130,8 +137,8 @@ impl BatchModel for LeasedModel {
     fn cost(&self) -> &CostModel {
         &self.0.version.cost
     }
-    fn forward(&self, batch: &[&Encoding]) -> Result<Vec<Vec<f32>>, ModelError> {
-        self.0.model.forward(batch)
+    fn encode(&self, batch: &[&Encoding]) -> Result<Vec<Vec<f32>>, ModelError> {
+        self.0.model.engine().encode(batch)
     }
     fn queued(&self, tokens: usize) {
         self.0.version.metrics.queued(tokens);

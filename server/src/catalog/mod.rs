@@ -197,6 +197,7 @@ impl Catalog {
         ResidencyStats {
             state: if broken.is_some() { ModelState::Failed } else { stats.state },
             resident_bytes: stats.resident_bytes,
+            shared_bytes: stats.shared_bytes,
             leases: stats.leases,
             pinned: stats.pinned,
             loads: stats.loads + past.loads,

@@ -48,7 +48,7 @@ impl Logits {
             device: self.device,
             engine: self.engine,
             pool: Some(pool),
-            calibration_dir: None,
+            ..LoadOptions::default()
         };
         let model = Model::load(&folder, &options).map_err(|e| Error::setup(describe(), e))?;
         for (number, line) in (1..).zip(std::io::stdin().lock().lines()) {

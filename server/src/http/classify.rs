@@ -12,7 +12,7 @@ use super::App;
 use super::body::{is_json, media_type, parse, read};
 use crate::error::Error;
 use crate::input::Input;
-use crate::pipeline::{Answer, Classified, ClassifyOptions, Timings};
+use crate::pipeline::{Answer, Classified, ClassifyOptions, Explanation, Part, Timings};
 use crate::scheduler::Priority;
 
 /// What to classify, and how.
@@ -41,6 +41,10 @@ pub struct ClassifyRequest {
     pub timeout_ms: Option<u64>,
     /// `false`: neither look into the result cache nor write to it.
     pub cache: Option<bool>,
+    /// Below this score of the best label no label holds; the manifest's unless given.
+    pub abstain_below: Option<f32>,
+    /// `true`: say which parts of the text moved the score. Costs up to 32 more readings of it.
+    pub explain: Option<bool>,
 }
 
 /// One input or several.
@@ -87,6 +91,8 @@ pub struct Presentation {
     pub function: Option<ScoreFunction>,
     /// Only the best so many labels.
     pub top_k: Option<usize>,
+    /// Below this score of the best label no label holds; the manifest's unless given.
+    pub abstain_below: Option<f32>,
 }
 
 /// A request's answer.
@@ -105,8 +111,16 @@ pub struct ClassifyResponse {
 /// One input's labels.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct ClassifyResult {
+    /// The model that answered, where it is not the one that was asked: the first of a cascade.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
     /// In descending score.
     pub labels: Vec<LabelScore>,
+    /// Labels that hold by the model's thresholds; none if it abstains.
+    pub verdict: Vec<String>,
+    /// Whether the best score was too low for a verdict; absent where no limit is set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub abstained: Option<bool>,
     /// Tokens computed, special tokens included.
     pub tokens: usize,
     /// Windows computed.
@@ -115,6 +129,37 @@ pub struct ClassifyResult {
     pub truncated: bool,
     /// Whether the answer was known already.
     pub cached: bool,
+    /// What moved the score, if that was asked for and could be found out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub explanation: Option<ExplanationInfo>,
+}
+
+/// What moved a score.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct ExplanationInfo {
+    /// The label whose score is explained: the best one.
+    pub label: String,
+    /// Its score with the whole text.
+    pub score: f32,
+    /// Sentences, the one that moved the score most first.
+    pub parts: Vec<PartInfo>,
+    /// Words of that one, in the same order.
+    pub words: Vec<PartInfo>,
+    /// Whether there was time for both.
+    pub complete: bool,
+}
+
+/// A part of the text that the model reads.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct PartInfo {
+    /// What it says.
+    pub text: String,
+    /// Where it begins, in bytes of the text that `postsort extract` gives.
+    pub start: usize,
+    /// Where it ends.
+    pub end: usize,
+    /// What the score loses without it: above zero where it speaks for the label.
+    pub weight: f32,
 }
 
 /// A label with its score.
@@ -154,13 +199,15 @@ struct MessageQuery {
     priority: Option<Priority>,
     timeout_ms: Option<u64>,
     cache: Option<bool>,
+    abstain_below: Option<f32>,
+    explain: Option<bool>,
 }
 
 /// Classify mails
 ///
 /// Reads `application/json`, or one whole message as `message/rfc822` with the rest in the query
-/// (`?model=`, `top_k`, `function_to_apply`, `long`, `priority`, `timeout_ms`, `cache`). The headers
-/// `X-Request-Timeout`, `X-Priority` and `Cache-Control` say the same where those say nothing.
+/// (`?model=`, `top_k`, `function_to_apply`, `long`, `priority`, `timeout_ms`, `cache`,
+/// `abstain_below`, `explain`). The headers `X-Request-Timeout`, `X-Priority` and `Cache-Control` say the same where those say nothing.
 #[utoipa::path(
     post, path = "/v1/classify", tag = "classify",
     request_body(content((ClassifyRequest = "application/json"), (String = "message/rfc822"))),
@@ -182,13 +229,21 @@ pub(super) async fn classify(State(app): State<App>, request: Request) -> Result
         priority: call.priority.unwrap_or(said.priority),
         timeout: call.timeout_ms.map(Duration::from_millis).or(said.timeout),
         skip_cache: call.cache.map_or(said.skip_cache, |cache| !cache),
+        explain: call.explain.unwrap_or(false),
         ..said
     };
+    if options.explain && inputs.len() > EXPLAINED_MAX {
+        let (what, size) = ("inputs to explain".to_owned(), inputs.len());
+        return Err(Error::TooLarge { what, size, size_max: EXPLAINED_MAX, unit: "items" });
+    }
     let answer = app.pipeline.classify(call.model.as_deref(), inputs, options).await?;
-    let presentation = Presentation { function: call.function_to_apply, top_k: call.top_k };
+    let presentation = Presentation::new(call.function_to_apply, call.top_k, call.abstain_below)?;
     let response = ClassifyResponse::new(&answer, presentation);
     Ok(Json(response).into_response())
 }
+
+/// Inputs that one request may have explained.
+const EXPLAINED_MAX: usize = 16;
 
 /// A list within the limit and not empty.
 pub(super) fn bounded<T>(inputs: Vec<T>, items_max: usize) -> Result<Vec<T>, Error> {
@@ -212,7 +267,8 @@ impl FromRequest<App> for ClassifyRequest {
                 Query::<MessageQuery>::try_from_uri(request.uri()).map_err(|_| {
                     Error::malformed(
                         "query",
-                        "model, top_k, function_to_apply, long, priority, timeout_ms, cache",
+                        "model, top_k, function_to_apply, long, priority, timeout_ms, cache, \
+                         abstain_below, explain",
                     )
                 })?;
             let raw = read(request.into_body(), limits).await?;
@@ -225,6 +281,8 @@ impl FromRequest<App> for ClassifyRequest {
                 priority: query.priority,
                 timeout_ms: query.timeout_ms,
                 cache: query.cache,
+                abstain_below: query.abstain_below,
+                explain: query.explain,
             })
         } else if is_json(request.headers()) {
             parse(&read(request.into_body(), limits).await?)
@@ -232,6 +290,21 @@ impl FromRequest<App> for ClassifyRequest {
             let supported = "application/json and message/rfc822";
             Err(Error::UnsupportedMediaType { supported })
         }
+    }
+}
+
+impl Presentation {
+    /// # Errors
+    /// [`Error::Malformed`] for a limit that is no score.
+    pub(super) fn new(
+        function: Option<ScoreFunction>,
+        top_k: Option<usize>,
+        abstain_below: Option<f32>,
+    ) -> Result<Self, Error> {
+        if abstain_below.is_some_and(|score| !(0.0..=1.0).contains(&score)) {
+            return Err(Error::malformed("abstain_below", "a score from 0 to 1"));
+        }
+        Ok(Self { function, top_k, abstain_below })
     }
 }
 
@@ -257,15 +330,52 @@ impl ClassifyResult {
     /// Scores one answer's logits.
     #[must_use]
     pub fn new(folder: &ModelFolder, answer: &Answer, presentation: Presentation) -> Self {
-        let (labels, temperature) = (folder.labels(), folder.manifest().temperature);
+        let by = answer.by.as_ref();
+        let folder = by.map_or(folder, |(_, version)| &version.folder);
+        let (labels, manifest) = (folder.labels(), folder.manifest());
         let function = presentation.function.unwrap_or_else(|| labels.default_function());
         let top_k = presentation.top_k.unwrap_or(usize::MAX);
+        let limit = presentation.abstain_below.or(manifest.abstain_below);
+        let abstained = limit.map(|limit| answer.verdict.confidence < limit);
+        let holding = if abstained == Some(true) {
+            Vec::new()
+        } else {
+            let own = labels.default_function();
+            let scores = labels.scores(&answer.verdict.logits, own, manifest.temperature);
+            labels.holding(&scores, &manifest.thresholds)
+        };
+        let name = |label: usize| labels.names()[label].clone();
         Self {
-            labels: scores(labels, answer, function, temperature).take(top_k).collect(),
+            model: by.map(|(entry, _)| entry.name.clone()),
+            labels: scores(labels, answer, function, manifest.temperature).take(top_k).collect(),
+            verdict: holding.into_iter().map(name).collect(),
+            abstained,
+            explanation: answer
+                .explanation
+                .as_deref()
+                .map(|found| ExplanationInfo::new(found, labels)),
             tokens: answer.verdict.tokens,
             windows: answer.verdict.windows,
             truncated: answer.verdict.truncated,
             cached: answer.cached,
+        }
+    }
+}
+
+impl ExplanationInfo {
+    fn new(found: &Explanation, labels: &Labels) -> Self {
+        let part = |part: &Part| PartInfo {
+            text: part.text.clone(),
+            start: part.range.start,
+            end: part.range.end,
+            weight: part.weight,
+        };
+        Self {
+            label: labels.names().get(found.label).cloned().unwrap_or_default(),
+            score: found.score,
+            parts: found.parts.iter().map(part).collect(),
+            words: found.words.iter().map(part).collect(),
+            complete: found.complete,
         }
     }
 }
@@ -283,10 +393,13 @@ pub(super) fn scores<'a>(
         .map(|score| LabelScore { label: labels.names()[score.index].clone(), score: score.score })
 }
 
+/// Microseconds are as fine as a reader needs.
+pub(super) fn ms(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
 impl From<Timings> for TimingsMs {
     fn from(timings: Timings) -> Self {
-        // Microseconds are as fine as a reader needs.
-        let ms = |duration: Duration| (duration.as_secs_f64() * 1e6).round() / 1e3;
         Self {
             decode: ms(timings.decode),
             load: ms(timings.load),

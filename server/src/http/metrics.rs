@@ -38,6 +38,14 @@ pub(super) async fn metrics(State(app): State<App>) -> Response {
         backlog: pipeline.backlog(),
         results: pipeline.result_stats(),
         verdicts: pipeline.slo.verdicts(vitals.memory.process_share()),
+        answers: catalog
+            .entries()
+            .iter()
+            .filter_map(|entry| {
+                let (labels, summary) = entry.drift_summary()?;
+                Some((entry.name.clone(), labels, summary))
+            })
+            .collect(),
         traces,
         vitals,
     };
@@ -78,6 +86,7 @@ pub(super) async fn summary(State(app): State<App>) -> Json<Value> {
                 "cache_hits_total": tally.cache_hits_total,
                 "cache_misses_total": tally.cache_misses_total,
                 "queue_tokens": tally.queue_tokens,
+                "answers": entry.drift_summary().map(|(_, summary)| summary),
                 "last_minute": entry.latency.summary(),
                 "recent": entry.latency.recent(),
             })

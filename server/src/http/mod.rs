@@ -1,5 +1,6 @@
 //! HTTP: one file an endpoint family. Handlers translate; [`crate::pipeline`] does the work.
 
+mod analyze;
 mod body;
 mod call;
 mod classify;
@@ -110,6 +111,7 @@ pub fn router(app: App) -> Router {
     let tracer = Arc::clone(&app.tracer);
     let rest = linger::RestBytesMax(app.pipeline.limits.body_bytes_max.saturating_mul(4));
     Router::new()
+        .route("/v1/analyze", post(analyze::analyze))
         .route("/v1/classify", post(classify::classify))
         .route("/v1/classify/stream", post(stream::classify_stream))
         .route("/v1/models", get(models::list).post(models::rescan))

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Path, State};
-use postsort_models::{Architecture, Manifest, Problem};
+use postsort_models::{Architecture, Cascade, Manifest, Problem};
 use serde::{Deserialize, Serialize};
 
 use super::App;
@@ -26,8 +26,10 @@ pub(super) struct ModelInfo {
     default: bool,
     /// Never evicted.
     pinned: bool,
-    /// Bytes in memory, or reserved while loading.
+    /// Bytes in memory, or reserved while loading; of what it shares with other models its part.
     resident_bytes: u64,
+    /// That part.
+    shared_bytes: u64,
     /// Requests that use it now.
     leases: usize,
     /// Successful loads since the start.
@@ -62,6 +64,10 @@ pub(super) struct FolderInfo {
     problem: Problem,
     thresholds: BTreeMap<String, f32>,
     temperature: f32,
+    abstain_below: Option<f32>,
+    /// The model that is asked first.
+    #[schema(value_type = Option<Object>)]
+    cascade: Option<Cascade>,
     #[schema(value_type = String)]
     long: postsort_models::LongText,
     tokens_max: usize,
@@ -120,6 +126,8 @@ pub(super) struct EngineInfo {
     #[schema(value_type = Option<Object>)]
     agreement: Option<postsort_models::Agreement>,
     cost: CostInfo,
+    /// What it has in common with all models whose `encoder` is equal: memory and forward passes.
+    encoder: Option<String>,
 }
 
 /// What forward passes take now, as measured: by this they are planned.
@@ -147,14 +155,17 @@ impl ModelInfo {
         let versions = entry.versions();
         let folder = versions.current.as_ref().ok().map(|version| {
             let folder = &version.folder;
-            let Manifest { long, temperature, ref thresholds, .. } = *folder.manifest();
+            let manifest = folder.manifest();
+            let Manifest { long, temperature, abstain_below, .. } = *manifest;
             FolderInfo {
                 revision: folder.revision().to_owned(),
                 architecture: folder.config().architecture,
                 labels: folder.labels().names().to_vec(),
                 problem: folder.labels().problem(),
-                thresholds: thresholds.clone(),
+                thresholds: manifest.thresholds.clone(),
                 temperature,
+                abstain_below,
+                cascade: manifest.cascade.clone(),
                 long,
                 tokens_max: folder.tokens_max(),
                 weight_bytes: folder.weight_bytes(),
@@ -170,6 +181,7 @@ impl ModelInfo {
                 kernels: engine.kernels(),
                 agreement: engine.agreement(),
                 cost: CostInfo::new(&served.version.cost),
+                encoder: served.model.encoder().map(|encoder| encoder.key().to_owned()),
             }
         });
         Self {
@@ -178,6 +190,7 @@ impl ModelInfo {
             default: catalog.default_model().as_ref() == Some(&entry.name),
             pinned: stats.pinned,
             resident_bytes: stats.resident_bytes,
+            shared_bytes: stats.shared_bytes,
             leases: stats.leases,
             loads: stats.loads,
             evictions: stats.evictions_total(),

@@ -4,13 +4,13 @@ use axum::Router;
 use utoipa::OpenApi;
 use utoipa_swagger_ui::SwaggerUi;
 
-use super::{App, classify, health, metrics, models, oip, stream, tei};
+use super::{App, analyze, classify, health, metrics, models, oip, stream, tei};
 
 #[derive(OpenApi)]
 #[openapi(
     info(title = "Postsort", description = "Inference server for the small models that read e-mail"),
     paths(
-        classify::classify, stream::classify_stream, models::list, models::show, models::load, models::unload, models::pin,
+        analyze::analyze, classify::classify, stream::classify_stream, models::list, models::show, models::load, models::unload, models::pin,
         models::unpin, models::rescan, models::reload, models::promote, models::rollback,
         tei::predict, tei::predict_by, tei::info, oip::server, oip::metadata, oip::infer,
         oip::index, health::livez, health::readyz, health::health, metrics::metrics,

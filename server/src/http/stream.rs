@@ -74,7 +74,7 @@ pub(super) async fn classify_stream(
     let said = super::call::options(request.headers())?;
     let skip_cache = query.cache.map_or(said.skip_cache, |cache| !cache);
     let options = ClassifyOptions { long: query.long, skip_cache, ..ClassifyOptions::default() };
-    let presentation = Presentation { function: query.function_to_apply, top_k: query.top_k };
+    let presentation = Presentation::new(query.function_to_apply, query.top_k, None)?;
     let back_fill = BackFill::new(Arc::clone(&app.pipeline), query.model, options, presentation)?;
     let lines = Lines {
         body: request.into_body(),

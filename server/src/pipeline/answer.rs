@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use postsort_cache::Weigh;
 
+use super::Explanation;
 use crate::catalog::{Entry, Version};
 
 /// A request's answer.
@@ -27,6 +28,16 @@ pub struct Answer {
     pub verdict: Arc<Verdict>,
     /// Whether it was known already.
     pub cached: bool,
+    /// The model that answered in the place of the one that was asked.
+    pub by: Option<(Arc<Entry>, Arc<Version>)>,
+    /// Which parts of the text moved the score, if that was asked for.
+    pub explanation: Option<Arc<Explanation>>,
+}
+
+impl Answer {
+    pub(super) fn new(verdict: Arc<Verdict>, cached: bool) -> Self {
+        Self { verdict, cached, by: None, explanation: None }
+    }
 }
 
 /// What a model said of one text; what the result cache keeps.
@@ -40,6 +51,12 @@ pub struct Verdict {
     pub windows: usize,
     /// Whether a part of the text was not read.
     pub truncated: bool,
+    /// Position of the label with the best score.
+    pub first: usize,
+    /// That score, after temperature.
+    pub confidence: f32,
+    /// Tokens that the tokenizer does not know.
+    pub unknown_tokens: usize,
 }
 
 impl Weigh for Verdict {
@@ -68,6 +85,19 @@ pub struct Timings {
 }
 
 impl Timings {
+    /// What followed this.
+    pub(super) fn then(self, next: Self) -> Self {
+        Self {
+            decode: self.decode + next.decode,
+            cache: self.cache + next.cache,
+            load: self.load + next.load,
+            queue: self.queue + next.queue,
+            tokenize: self.tokenize + next.tokenize,
+            infer: self.infer + next.infer,
+            total: self.total.max(next.total),
+        }
+    }
+
     /// In the order in which they take place.
     #[must_use]
     pub const fn stages(&self) -> [(&'static str, Duration); 6] {

@@ -14,7 +14,7 @@ pub(super) struct RequestWatch<'a> {
     slo: &'a SloWatch,
     mails: usize,
     priority: Priority,
-    pub(super) started: Instant,
+    started: Instant,
     ended: bool,
 }
 
@@ -22,10 +22,10 @@ impl<'a> RequestWatch<'a> {
     pub(super) fn start(
         entry: &'a Entry,
         slo: &'a SloWatch,
-        mails: usize,
-        priority: Priority,
+        (mails, priority): (usize, Priority),
+        started: Instant,
     ) -> Self {
-        Self { entry, slo, mails, priority, started: Instant::now(), ended: false }
+        Self { entry, slo, mails, priority, started, ended: false }
     }
 
     pub(super) fn end(&mut self, timings: &Timings, error: Option<&Error>) -> Duration {

@@ -18,11 +18,11 @@ pub trait BatchModel: Clone + Send + 'static {
     /// What its forward passes take.
     fn cost(&self) -> &CostModel;
 
-    /// Logits `[sequences][labels]` of a batch.
+    /// States `[sequences][numbers]` of a batch.
     ///
     /// # Errors
     /// The engine failed; the whole batch has no answer.
-    fn forward(&self, batch: &[&Encoding]) -> Result<Vec<Vec<f32>>, ModelError>;
+    fn encode(&self, batch: &[&Encoding]) -> Result<Vec<Vec<f32>>, ModelError>;
 
     /// Told when a job joins the queue.
     fn queued(&self, tokens: usize);
@@ -103,8 +103,8 @@ pub(super) fn work(model: &impl BatchModel, windows: &[Encoding]) -> (usize, Dur
 /// A computed mail.
 #[derive(Clone, Debug, PartialEq)]
 pub struct JobDone {
-    /// Logits `[windows][labels]`.
-    pub logits: Vec<Vec<f32>>,
+    /// States `[windows][labels]`.
+    pub states: Vec<Vec<f32>>,
     /// From joining the queue to the answer, less the forward passes.
     pub queue_wait: Duration,
     /// The forward passes that its windows were in.

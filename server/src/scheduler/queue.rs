@@ -22,7 +22,7 @@ pub(super) struct Queue<M> {
 #[derive(Debug)]
 struct Waiting<M> {
     job: Job<M>,
-    logits: Vec<Vec<f32>>,
+    states: Vec<Vec<f32>>,
     infer: Duration,
 }
 
@@ -52,8 +52,8 @@ impl<M> Default for Queue<M> {
 impl<M: BatchModel> Queue<M> {
     pub(super) fn push(&mut self, job: Job<M>) {
         job.model.queued(tokens(&job.windows));
-        let logits = Vec::with_capacity(job.windows.len());
-        self.jobs.push(Waiting { job, logits, infer: Duration::ZERO });
+        let states = Vec::with_capacity(job.windows.len());
+        self.jobs.push(Waiting { job, states, infer: Duration::ZERO });
     }
 
     /// The next pass, without what nobody waits for any more; `None` for an empty queue.
@@ -84,14 +84,17 @@ impl<M: BatchModel> Queue<M> {
     ) {
         let took = now.saturating_duration_since(started);
         self.busy_until = None;
-        self.shares.charge(batch.model.owner(), took, now);
+        for (waiting, windows) in &batch.members {
+            let part = tokens(waiting.next_windows(*windows)) as f64 / batch.tokens.max(1) as f64;
+            self.shares.charge(waiting.job.model.owner(), took.mul_f64(part), now);
+        }
         match computed {
-            Ok(logits) => {
-                let mut logits = logits.into_iter();
+            Ok(states) => {
+                let mut states = states.into_iter();
                 for (mut waiting, windows) in batch.members {
-                    waiting.logits.extend(logits.by_ref().take(windows));
+                    waiting.states.extend(states.by_ref().take(windows));
                     waiting.infer += took;
-                    if waiting.logits.len() == waiting.job.windows.len() {
+                    if waiting.states.len() == waiting.job.windows.len() {
                         waiting.answer(now);
                     } else {
                         self.jobs.push(waiting);
@@ -186,7 +189,7 @@ impl<M: BatchModel> Batch<M> {
 
 impl<M: BatchModel> Waiting<M> {
     fn windows_left(&self) -> &[Encoding] {
-        &self.job.windows[self.logits.len()..]
+        &self.job.windows[self.states.len()..]
     }
 
     fn next_windows(&self, count: usize) -> &[Encoding] {
@@ -216,7 +219,7 @@ impl<M: BatchModel> Waiting<M> {
     fn answer(self, now: Instant) {
         let waited = now.saturating_duration_since(self.job.queued_at);
         let queue_wait = waited.saturating_sub(self.infer);
-        let done = JobDone { logits: self.logits, queue_wait, infer: self.infer };
+        let done = JobDone { states: self.states, queue_wait, infer: self.infer };
         // A client that has gone away needs no answer.
         let _ = self.job.reply.send(Ok(done));
     }

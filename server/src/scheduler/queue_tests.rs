@@ -39,7 +39,7 @@ impl BatchModel for Model {
     fn cost(&self) -> &CostModel {
         &self.0.1
     }
-    fn forward(&self, _: &[&Encoding]) -> Result<Vec<Vec<f32>>, ModelError> {
+    fn encode(&self, _: &[&Encoding]) -> Result<Vec<Vec<f32>>, ModelError> {
         unreachable!("time is virtual")
     }
     fn queued(&self, _: usize) {}
@@ -112,7 +112,7 @@ fn simulate(mut arrivals: Vec<Arrival>) -> Vec<Outcome> {
             if let Ok(done) = &answer {
                 let expected: Vec<_> =
                     (0..arrival.windows).map(|window| vec![(at * 10 + window) as f32]).collect();
-                assert_eq!(done.logits, expected, "its own logits, in their order");
+                assert_eq!(done.states, expected, "its own states, in their order");
             }
             let after = now - (start + arrival.at);
             outcomes.push(Outcome { arrival, after, answered: answer.is_ok() });

@@ -166,15 +166,15 @@ impl<M: BatchModel> Shared<M> {
     }
 }
 
-/// Logits of a batch's windows, in their order.
+/// States of a batch's windows, in their order.
 fn compute<M: BatchModel>(batch: &Batch<M>) -> Result<Vec<Vec<f32>>, String> {
     let windows = batch.windows();
     batch.model.batched(batch.tokens, batch.jobs());
-    let logits = catch_unwind(AssertUnwindSafe(|| batch.model.forward(&windows)))
+    let states = catch_unwind(AssertUnwindSafe(|| batch.model.encode(&windows)))
         .map_err(|_| "the engine panicked".to_owned())?
         .map_err(|error| error.to_string())?;
-    let complete = logits.len() == windows.len();
-    complete.then_some(logits).ok_or_else(|| "the engine lost a sequence".to_owned())
+    let complete = states.len() == windows.len();
+    complete.then_some(states).ok_or_else(|| "the engine lost a sequence".to_owned())
 }
 
 #[cfg(test)]

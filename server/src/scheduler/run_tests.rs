@@ -50,7 +50,7 @@ impl BatchModel for Echo {
     fn cost(&self) -> &CostModel {
         &self.0.cost
     }
-    fn forward(&self, batch: &[&Encoding]) -> Result<Vec<Vec<f32>>, ModelError> {
+    fn encode(&self, batch: &[&Encoding]) -> Result<Vec<Vec<f32>>, ModelError> {
         self.0.batches.lock().push(batch.len());
         let mut held = self.0.held.lock();
         while *held {
@@ -116,10 +116,10 @@ async fn what_queues_up_while_busy_goes_as_one_batch_and_each_gets_its_own_answe
         (2..10_u32).map(|id| job(&echo, &[id, 100 + id])).unzip();
     let _jobs = submit(&scheduler, jobs);
     echo.release();
-    assert_eq!(first_answer.await.expect("reply").expect("done").logits, [[1.0]]);
+    assert_eq!(first_answer.await.expect("reply").expect("done").states, [[1.0]]);
     for (id, answer) in (2..10_u16).zip(answers) {
         let done = answer.await.expect("reply").expect("done");
-        assert_eq!(done.logits, [[f32::from(id)], [f32::from(100 + id)]]);
+        assert_eq!(done.states, [[f32::from(id)], [f32::from(100 + id)]]);
     }
     assert_eq!(*echo.0.batches.lock(), [1, 16]);
 }
@@ -140,7 +140,7 @@ async fn cancelled_and_expired_jobs_cost_no_forward_pass() {
     echo.release();
     first_answer.await.expect("reply").expect("done");
     assert_eq!(expired_answer.await.expect("reply"), Err(JobError::Expired));
-    assert_eq!(wanted_answer.await.expect("reply").expect("done").logits, [[4.0]]);
+    assert_eq!(wanted_answer.await.expect("reply").expect("done").states, [[4.0]]);
     assert_eq!(*echo.0.batches.lock(), [1, 1]);
     assert_eq!(*echo.0.dropped.lock(), [DropReason::Cancelled, DropReason::Expired]);
 }
@@ -154,7 +154,7 @@ async fn a_panic_fails_its_batch_only() {
     assert!(matches!(error, JobError::Engine(_)));
     let (good, good_answer) = job(&echo, &[5]);
     let _good = submit(&scheduler, vec![good]);
-    assert_eq!(good_answer.await.expect("reply").expect("done").logits, [[5.0]]);
+    assert_eq!(good_answer.await.expect("reply").expect("done").states, [[5.0]]);
 }
 
 #[test]
@@ -273,7 +273,7 @@ fn nothing_is_lost_or_answered_twice() {
                 match answer.blocking_recv().expect("never forgotten") {
                     Ok(done) => {
                         let expected: Vec<_> = ids.iter().map(|&id| vec![id as f32]).collect();
-                        assert_eq!(done.logits, expected);
+                        assert_eq!(done.states, expected);
                         answered += 1;
                     }
                     Err(error) => assert_eq!((error, round % 7), (JobError::Expired, 0)),

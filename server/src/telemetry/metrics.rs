@@ -9,6 +9,7 @@ use metrics_exporter_prometheus::{
     Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
 
+use super::drift::{Drift, DriftSummary};
 use super::exposition::Exposition;
 use super::model_metrics::ModelMetrics;
 use super::names::{self, Kind};
@@ -29,6 +30,9 @@ const TOKEN_BUCKETS: [f64; 10] =
     [8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0];
 const JOB_BUCKETS: [f64; 8] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0];
 
+/// Of a model with more labels their shares are not listed.
+const LABELS_MAX: usize = 32;
+
 /// The recorder of one server.
 pub struct Metrics {
     recorder: PrometheusRecorder,
@@ -46,6 +50,8 @@ pub(crate) struct Readings {
     pub(crate) backlog: Duration,
     pub(crate) results: postsort_cache::ResultStats,
     pub(crate) verdicts: [Verdict; 4],
+    /// Model, its labels, what its answers look like.
+    pub(crate) answers: Vec<(String, Vec<String>, DriftSummary)>,
     /// Traces exported and dropped.
     pub(crate) traces: Option<(u64, u64)>,
     pub(crate) vitals: Vitals,
@@ -133,11 +139,41 @@ impl Readings {
         for verdict in &self.verdicts {
             out.sample(names::SLO_MET, &[("slo", verdict.slo)], f64::from(verdict.met));
         }
+        self.write_answers(&mut out);
         if let Some((exported, dropped)) = self.traces {
             out.sample(names::TRACES_EXPORTED, &[], exported as f64);
             out.sample(names::TRACES_DROPPED, &[], dropped as f64);
         }
         self.vitals.write(&mut out);
         out.into_text()
+    }
+
+    /// Only of models that answered of late: of others there is nothing to say.
+    #[expect(clippy::cast_precision_loss, reason = "samples are floats on the wire")]
+    fn write_answers(&self, out: &mut Exposition) {
+        let answers = || self.answers.iter().filter(|(_, _, summary)| summary.mails > 0);
+        let means: [(&'static str, fn(&DriftSummary) -> f64); 4] = [
+            (names::ANSWER_MAILS, |summary| summary.mails as f64),
+            (names::ANSWER_CONFIDENCE, |summary| summary.confidence),
+            (names::ANSWER_UNKNOWN, |summary| summary.unknown_tokens),
+            (names::ANSWER_TOKENS, |summary| summary.tokens),
+        ];
+        for (name, mean) in means {
+            for (model, _, summary) in answers() {
+                out.sample(name, &[("model", model)], mean(summary));
+            }
+        }
+        for (model, labels, summary) in
+            answers().filter(|(_, labels, _)| labels.len() <= LABELS_MAX)
+        {
+            for (label, &share) in labels.iter().zip(&summary.labels) {
+                out.sample(names::ANSWER_LABEL, &[("model", model), ("label", label)], share);
+            }
+        }
+        for (model, _, summary) in answers() {
+            for (of, distance) in summary.drift.iter().flat_map(Drift::by_name) {
+                out.sample(names::DRIFT, &[("model", model), ("of", of)], distance);
+            }
+        }
     }
 }

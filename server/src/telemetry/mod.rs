@@ -1,6 +1,7 @@
 //! What an operator sees: metrics, latency windows, objectives, traces, logs.
 
 mod alarms;
+mod drift;
 mod exposition;
 mod http_metrics;
 mod latency;
@@ -16,6 +17,7 @@ mod vitals;
 mod window;
 
 pub use alarms::Alarm;
+pub use drift::{Drift, DriftSummary, DriftWindow};
 pub use http_metrics::{EndpointSummary, HttpMetrics};
 pub use latency::{LatencySummary, LatencyTotals, LatencyWindow};
 pub use logs::init_logs;

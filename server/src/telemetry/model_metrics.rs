@@ -136,6 +136,8 @@ pub struct ModelMetrics {
     dropped: [Counter; 2],
     cache_hits: Counter,
     cache_misses: Counter,
+    state_hits: Counter,
+    state_misses: Counter,
     resident_bytes: Gauge,
     pinned: Gauge,
     leases: Gauge,
@@ -145,6 +147,7 @@ pub struct ModelMetrics {
     evictions: [Counter; EvictionReason::ALL.len()],
     switches: Counter,
     shadow_mails: [Counter; 2],
+    cascade_mails: [Counter; 2],
     tally: Tally,
 }
 
@@ -191,6 +194,8 @@ impl ModelMetrics {
                 .map(|reason| metrics::counter!(names::DROPPED, &with("reason", reason))),
             cache_hits: counter(names::CACHE_HITS),
             cache_misses: counter(names::CACHE_MISSES),
+            state_hits: counter(names::STATE_HITS),
+            state_misses: counter(names::STATE_MISSES),
             resident_bytes: metrics::gauge!(names::RESIDENT_BYTES, &with("device", "cpu")),
             pinned: gauge(names::MODEL_PINNED),
             leases: gauge(names::MODEL_LEASES),
@@ -204,6 +209,9 @@ impl ModelMetrics {
             switches: counter(names::MODEL_SWITCHES),
             shadow_mails: ["false", "true"]
                 .map(|agreed| metrics::counter!(names::SHADOW_MAILS, &with("agreed", agreed))),
+            cascade_mails: ["false", "true"].map(|escalated| {
+                metrics::counter!(names::CASCADE_MAILS, &with("escalated", escalated))
+            }),
             tally: Tally::default(),
         })
     }
@@ -250,6 +258,12 @@ impl ModelMetrics {
         self.tally.misses.fetch_add(misses as u64, Ordering::Relaxed);
     }
 
+    /// Mails whose states were there, and those that were computed.
+    pub(crate) fn states(&self, hits: usize, misses: usize) {
+        self.state_hits.increment(hits as u64);
+        self.state_misses.increment(misses as u64);
+    }
+
     pub(crate) fn loaded(&self, duration: Duration) {
         self.load_duration.record(duration.as_secs_f64());
     }
@@ -266,6 +280,12 @@ impl ModelMetrics {
     /// A mail was read by the revision that is tried, too.
     pub(crate) fn shadowed(&self, agreed: bool) {
         self.shadow_mails[usize::from(agreed)].increment(1);
+    }
+
+    /// Mails that the model had to answer itself, and those that a cheaper one answered.
+    pub(crate) fn cascade(&self, escalated: usize, spared: usize) {
+        self.cascade_mails[1].increment(escalated as u64);
+        self.cascade_mails[0].increment(spared as u64);
     }
 
     /// The model is gone: nothing of it is in memory, in whatever state.

@@ -20,6 +20,8 @@ pub(super) const DROPPED: &str = "postsort_dropped_mails_total";
 pub(super) const REJECTED: &str = "postsort_rejected_total";
 pub(super) const CACHE_HITS: &str = "postsort_result_cache_hits_total";
 pub(super) const CACHE_MISSES: &str = "postsort_result_cache_misses_total";
+pub(super) const STATE_HITS: &str = "postsort_state_cache_hits_total";
+pub(super) const STATE_MISSES: &str = "postsort_state_cache_misses_total";
 pub(super) const CACHE_BYTES: &str = "postsort_result_cache_bytes";
 pub(super) const CACHE_BYTES_MAX: &str = "postsort_result_cache_bytes_max";
 pub(super) const CACHE_ENTRIES: &str = "postsort_result_cache_entries";
@@ -35,6 +37,13 @@ pub(super) const LOAD_FAILURES: &str = "postsort_model_load_failures_total";
 pub(super) const EVICTIONS: &str = "postsort_evictions_total";
 pub(super) const MODEL_SWITCHES: &str = "postsort_model_switches_total";
 pub(super) const SHADOW_MAILS: &str = "postsort_shadow_mails_total";
+pub(super) const CASCADE_MAILS: &str = "postsort_cascade_mails_total";
+pub(super) const ANSWER_MAILS: &str = "postsort_answer_mails";
+pub(super) const ANSWER_LABEL: &str = "postsort_answer_label_share";
+pub(super) const ANSWER_CONFIDENCE: &str = "postsort_answer_confidence_mean";
+pub(super) const ANSWER_UNKNOWN: &str = "postsort_answer_unknown_token_share";
+pub(super) const ANSWER_TOKENS: &str = "postsort_answer_tokens_mean";
+pub(super) const DRIFT: &str = "postsort_drift";
 pub(super) const READY: &str = "postsort_ready";
 pub(super) const SLO_MET: &str = "postsort_slo_met";
 pub(super) const PROCESS_CPU: &str = "postsort_process_cpu_seconds_total";
@@ -98,6 +107,8 @@ pub(super) const ALL: &[(&str, Kind, Unit, &str)] = {
         (REJECTED, Counter, Count, "Requests refused for want of room or time"),
         (CACHE_HITS, Counter, Count, "Mails answered from memory"),
         (CACHE_MISSES, Counter, Count, "Mails that had to be computed"),
+        (STATE_HITS, Counter, Count, "Mails whose forward pass another model's request had done"),
+        (STATE_MISSES, Counter, Count, "Mails encoded for models that share an encoder"),
         (CACHE_BYTES, Gauge, Bytes, "Memory of memoized results"),
         (CACHE_BYTES_MAX, Gauge, Bytes, "Memory that memoized results may take"),
         (CACHE_ENTRIES, Gauge, Count, "Memoized results"),
@@ -113,6 +124,18 @@ pub(super) const ALL: &[(&str, Kind, Unit, &str)] = {
         (EVICTIONS, Counter, Count, "Models dropped from memory"),
         (MODEL_SWITCHES, Counter, Count, "Times another revision took over"),
         (SHADOW_MAILS, Counter, Count, "Mails read by a revision on trial, by whether it agreed"),
+        (
+            CASCADE_MAILS,
+            Counter,
+            Count,
+            "Mails of a cascade, by whether the model itself had to answer",
+        ),
+        (ANSWER_MAILS, Gauge, Count, "Mails of the last hour that the following are of"),
+        (ANSWER_LABEL, Gauge, Count, "Share of a label among first labels"),
+        (ANSWER_CONFIDENCE, Gauge, Count, "Mean score of the first label"),
+        (ANSWER_UNKNOWN, Gauge, Count, "Share of tokens that the tokenizer does not know"),
+        (ANSWER_TOKENS, Gauge, Count, "Mean tokens of a mail"),
+        (DRIFT, Gauge, Count, "Distance of these from the model's reference"),
         (READY, Gauge, Count, "1 if the server can serve"),
         (SLO_MET, Gauge, Count, "1 if the objective is met over its window"),
         (PROCESS_CPU, Counter, Seconds, "CPU time of the process"),
