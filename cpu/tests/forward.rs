@@ -139,8 +139,11 @@ fn calibration_tames_outliers() {
     let best = KernelLevel::best();
     let plain = |precision| Engine::new(&spec, precision, Arc::clone(&pool)).expect("builds");
     let (f32, int8) = (plain(Precision::F32), plain(Precision::Int8));
-    let mut maxima = f32.encoder().channel_maxima(Batch::random(&shape, &[40, 9], 1).view()).expect("runs");
-    maxima.merge(&f32.encoder().channel_maxima(Batch::random(&shape, &[70], 2).view()).expect("runs"));
+    let mut maxima =
+        f32.encoder().channel_maxima(Batch::random(&shape, &[40, 9], 1).view()).expect("runs");
+    maxima.merge(
+        &f32.encoder().channel_maxima(Batch::random(&shape, &[70], 2).view()).expect("runs"),
+    );
     let kept = ChannelMaxima::from_values(2, 128, 256, &maxima.to_values()).expect("fits");
     assert_eq!(kept, maxima);
     assert_eq!(ChannelMaxima::from_values(3, 128, 256, &maxima.to_values()), None);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use postsort_models::{
     DeviceKind, Encoding, EngineKind, LoadOptions, LongText, Model, ModelError, ModelFolder,
-    Precision, discover,
+    Precision, SharedEncoder, discover,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -456,7 +456,7 @@ fn equal_encoders_are_in_memory_once() {
         assert_eq!(encoder(&first), encoder(&second), "{precision}");
         assert_ne!(encoder(&first).0, encoder(&third).0, "{precision}");
         assert_ne!(encoder(&first).1, encoder(&third).1, "{precision}");
-        assert_eq!(first.encoder().map(|encoder| encoder.models()), Some(2));
+        assert_eq!(first.encoder().map(SharedEncoder::models), Some(2));
         // In another precision it is another one.
         let exact = LoadOptions { precision: Precision::Bf16, ..options.clone() };
         let narrow = Model::load(&open(&one), &exact).expect("loads");
@@ -470,7 +470,7 @@ fn equal_encoders_are_in_memory_once() {
         let needs = options.memory_needs(first.folder());
         assert!(first.memory().own_bytes <= needs.own_bytes);
         drop(second);
-        assert_eq!(first.encoder().map(|encoder| encoder.models()), Some(1));
+        assert_eq!(first.encoder().map(SharedEncoder::models), Some(1));
         let own = first.memory().own_bytes;
         assert_eq!(first.resident_bytes(), own + first.memory().encoder.expect("one").1);
     }

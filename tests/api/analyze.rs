@@ -48,13 +48,22 @@ fn heads_of_one_encoder_cost_one_pass() {
     let answer = server.post("/v1/analyze", &json!({"input": MAIL})).json();
     assert_eq!(read(&server, "postsort_state_cache_misses_total{model=\"bert\"}"), 1.0);
     assert_eq!(read(&server, "postsort_state_cache_hits_total{model=\"other\"}"), 1.0);
+    // Within one request also if it passes the caches by.
+    let mut uncached = json!({"input": MAIL, "cache": false});
+    let fresh = server.post("/v1/analyze", &uncached).json();
+    assert_eq!(fresh["results"]["other"]["labels"], answer["results"]["other"]["labels"]);
+    assert_eq!(read(&server, "postsort_state_cache_misses_total{model=\"bert\"}"), 2.0);
+    assert_eq!(read(&server, "postsort_state_cache_hits_total{model=\"other\"}"), 2.0);
+    uncached["models"] = json!(["other"]);
+    assert_eq!(server.post("/v1/analyze", &uncached).status, 200);
+    assert_eq!(read(&server, "postsort_state_cache_misses_total{model=\"other\"}"), 1.0);
     // Minutes later, and by itself, the same.
     let later = json!({"model": "bert", "inputs": "A later mail"});
     assert_eq!(server.classify(&later).json()["results"][0]["cached"], false);
     let answered = server.classify(&json!({"model": "other", "inputs": "A later mail"})).json();
     assert_eq!(answered["results"][0]["cached"], false, "another model's answer is not its own");
     assert_eq!(answered["timings_ms"]["infer"], 0.0, "{answered}");
-    assert_eq!(read(&server, "postsort_state_cache_hits_total{model=\"other\"}"), 2.0);
+    assert_eq!(read(&server, "postsort_state_cache_hits_total{model=\"other\"}"), 3.0);
 
     // The answers are those that each gives alone.
     for model in ["bert", "other"] {

@@ -104,8 +104,7 @@ impl Head {
                     x,
                     x_stride: self.stride,
                 };
-                let c =
-                    Results { c: to.as_mut_ptr().cast(), stride: self.stride, add: false };
+                let c = Results { c: to.as_mut_ptr().cast(), stride: self.stride, add: false };
                 // SAFETY: both have room for a block's rows of the widest layer, padded to whole
                 // vectors; the kernels are this CPU's.
                 unsafe { linear.apply(self.kernels, a, c, *function) };

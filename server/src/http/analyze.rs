@@ -1,6 +1,7 @@
 //! `POST /v1/analyze`: one mail, what several models say of it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
@@ -12,6 +13,7 @@ use super::App;
 use super::body::{is_json, media_type, parse, read};
 use super::classify::{ClassifyResult, Presentation, TimingsMs, ms};
 use super::error::error_json;
+use crate::catalog::Entry;
 use crate::error::Error;
 use crate::input::Input;
 use crate::pipeline::{Classified, ClassifyOptions};
@@ -127,13 +129,10 @@ pub(super) async fn analyze(
         ..said
     };
     let analyzed = app.pipeline.analyze(models.as_deref(), call.input, options).await?;
-    let outcome = |answer: Result<Classified, Error>| match answer {
-        Ok(answer) => AnalyzeResult::new(&answer, presentation),
-        Err(error) => Outcome::Error { error: error_json(&error) },
-    };
-    let results = analyzed.results.into_iter();
+    let outcome =
+        |(entry, answer): (Arc<Entry>, _)| (entry.name.clone(), Outcome::new(answer, presentation));
     Ok(Json(AnalyzeResponse {
-        results: results.map(|(entry, answer)| (entry.name.clone(), outcome(answer))).collect(),
+        results: analyzed.results.into_iter().map(outcome).collect(),
         timings_ms: AnalyzeTimings { decode: ms(analyzed.decode), total: ms(analyzed.total) },
     }))
 }
@@ -148,17 +147,21 @@ fn distinct(mut names: Vec<String>) -> Result<Vec<String>, Error> {
     Ok(names)
 }
 
-impl AnalyzeResult {
-    fn new(answer: &Classified, presentation: Presentation) -> Outcome {
-        let folder = &answer.version.folder;
-        let Some(own) = answer.answers.first() else {
-            return Outcome::Error { error: error_json(&Error::Internal) };
+impl Outcome {
+    fn new(answer: Result<Classified, Error>, presentation: Presentation) -> Self {
+        let of = |answer: Classified| {
+            let own = answer.answers.first().ok_or(Error::Internal)?;
+            let folder = &answer.version.folder;
+            Ok(AnalyzeResult {
+                revision: folder.revision().to_owned(),
+                result: ClassifyResult::new(folder, own, presentation),
+                timings_ms: answer.timings.into(),
+            })
         };
-        Outcome::Answer(Box::new(Self {
-            revision: folder.revision().to_owned(),
-            result: ClassifyResult::new(folder, own, presentation),
-            timings_ms: answer.timings.into(),
-        }))
+        match answer.and_then(of) {
+            Ok(answer) => Self::Answer(Box::new(answer)),
+            Err(error) => Self::Error { error: error_json(&error) },
+        }
     }
 }
 

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use parking_lot::Mutex;
+use postsort_cache::ResultCache;
 use postsort_models::{Encoded, LongText, ModelFolder};
 
-use super::{Classified, ClassifyOptions, Mails, Pipeline, decode};
+use super::{Classified, ClassifyOptions, Mails, Pipeline, States, decode};
 use crate::catalog::Entry;
 use crate::error::Error;
 use crate::input::Input;
@@ -59,15 +60,26 @@ impl Pipeline {
     }
 }
 
-/// Sequences that a request has made of its texts, for whichever model reads them next.
-#[derive(Debug, Default)]
-pub(super) struct Encodings(Mutex<Vec<(Key, Kept)>>);
+/// What a request has made of its texts, for whichever model reads them next.
+#[derive(Default)]
+pub(super) struct Encodings {
+    sequences: Mutex<Vec<(Key, Kept)>>,
+    /// In the place of the server's, where those are passed by.
+    states: OnceLock<ResultCache<States>>,
+}
 
 /// The tokenizer with its limit, the text's place in the request, the way with long text.
 type Key = ([u8; 32], usize, LongText);
 type Kept = Arc<OnceLock<Encoded>>;
 
+/// Room for the states of one request's texts.
+const STATES_BYTES_MAX: u64 = 1 << 20;
+
 impl Encodings {
+    pub(super) fn states(&self) -> &ResultCache<States> {
+        self.states.get_or_init(|| ResultCache::new(STATES_BYTES_MAX))
+    }
+
     /// What was made of a text, or is made now.
     pub(super) fn get(
         &self,
@@ -77,7 +89,7 @@ impl Encodings {
     ) -> Result<Encoded, Error> {
         let key = (*folder.tokenization(), at, long);
         let kept = {
-            let mut known = self.0.lock();
+            let mut known = self.sequences.lock();
             match known.iter().find(|(other, _)| *other == key) {
                 Some((_, kept)) => Arc::clone(kept),
                 None => {

@@ -43,12 +43,9 @@ impl Pipeline {
         };
         let decoded = Timings { decode: started.elapsed(), ..Timings::default() };
         let first = Mails::Read(Arc::clone(&texts), Arc::clone(&encodings));
-        let first = match self.ask(cheaper.entry, first, options, started).await {
-            Ok(first) => first,
+        let Ok(first) = self.ask(cheaper.entry, first, options, started).await else {
             // Without it the model answers alone.
-            Err(_) => {
-                return self.ask(entry, Mails::Read(texts, encodings), options, started).await;
-            }
+            return self.ask(entry, Mails::Read(texts, encodings), options, started).await;
         };
         let mut answers = first.answers;
         let by = (first.entry, first.version);

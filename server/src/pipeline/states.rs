@@ -63,13 +63,18 @@ impl Request {
     ) -> Result<Vec<Begun>, Error> {
         // One model alone would only keep its answers twice.
         let shared = model.model.encoder().filter(|encoder| encoder.models() > 1);
-        let shared = shared.filter(|_| !self.options.skip_cache);
+        let own = self.encodings.clone();
+        let cache = match &own {
+            _ if !self.options.skip_cache => Some(&self.pipeline.states),
+            own => own.as_ref().map(|own| own.states()),
+        };
+        let shared = shared.zip(cache);
         let (mut begun, mut ours, mut leads) = (Vec::with_capacity(wanted.len()), vec![], vec![]);
         for at in wanted {
-            let claim = shared.map(|encoder| {
+            let claim = shared.map(|(encoder, cache)| {
                 let tokenization = model.model.folder().tokenization();
                 let key = key(encoder, tokenization, &texts[at], long);
-                self.pipeline.states.claim(key, self.options.priority as u8)
+                cache.claim(key, self.options.priority as u8)
             });
             let lead = match claim {
                 Some(Claim::Hit(states)) => {

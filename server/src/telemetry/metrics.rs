@@ -152,7 +152,8 @@ impl Readings {
     #[expect(clippy::cast_precision_loss, reason = "samples are floats on the wire")]
     fn write_answers(&self, out: &mut Exposition) {
         let answers = || self.answers.iter().filter(|(_, _, summary)| summary.mails > 0);
-        let means: [(&'static str, fn(&DriftSummary) -> f64); 4] = [
+        type Mean = fn(&DriftSummary) -> f64;
+        let means: [(&'static str, Mean); 4] = [
             (names::ANSWER_MAILS, |summary| summary.mails as f64),
             (names::ANSWER_CONFIDENCE, |summary| summary.confidence),
             (names::ANSWER_UNKNOWN, |summary| summary.unknown_tokens),
