@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use postsort_cache::{Claim, Digester, ResultCache};
-use postsort_email::{Limits, read_rfc822};
+use postsort_email::{ReadOptions, read_rfc822};
 use postsort_models::{LoadOptions, LongText, Model, ModelFolder};
 use sample::{Logits, MAIL};
 
@@ -21,10 +21,10 @@ fn bundled() -> Model {
 }
 
 fn parts(c: &mut Criterion) {
-    let limits = Limits::default();
-    c.bench_function("decode", |b| b.iter(|| read_rfc822(black_box(MAIL.as_bytes()), &limits)));
+    let options = ReadOptions::default();
+    c.bench_function("decode", |b| b.iter(|| read_rfc822(black_box(MAIL.as_bytes()), &options)));
 
-    let text = read_rfc822(MAIL.as_bytes(), &limits).expect("readable").into_model_text();
+    let text = read_rfc822(MAIL.as_bytes(), &options).expect("readable").into_model_text();
     let digest = || Digester::new().field(b"0123456789abcdef").field(text.text.as_bytes()).finish();
     let results = ResultCache::new(1 << 20);
     if let Claim::Lead(lead) = results.claim(digest(), 1) {

@@ -12,7 +12,7 @@ use std::time::Instant;
 use axum::body::Body;
 use axum::http::Request;
 use postsort_cache::{Claim, Digester, ResultCache};
-use postsort_email::{Limits, read_rfc822};
+use postsort_email::{ReadOptions, read_rfc822};
 use postsort_models::{LoadOptions, LongText, Model, ModelFolder};
 use postsort_server::config::Options;
 use postsort_server::http::{App, router};
@@ -34,8 +34,8 @@ fn main() {
     let times: u32 = arguments.next().and_then(|n| n.parse().ok()).expect("a number");
     let took = match part.as_str() {
         "decode" => {
-            let limits = Limits::default();
-            repeat(times, || read_rfc822(black_box(MAIL.as_bytes()), &limits))
+            let options = ReadOptions::default();
+            repeat(times, || read_rfc822(black_box(MAIL.as_bytes()), &options))
         }
         "lookup" => {
             let digest =

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use postsort_email::{Limits, read_rfc822};
+use postsort_email::{ReadOptions, read_rfc822};
 
 fn main() -> std::io::Result<()> {
     let (mut nanos, mut failures) = (Vec::new(), 0);
@@ -10,7 +10,7 @@ fn main() -> std::io::Result<()> {
         for entry in std::fs::read_dir(dir)? {
             let raw = std::fs::read(entry?.path())?;
             let started = Instant::now();
-            failures += usize::from(read_rfc822(&raw, &Limits::default()).is_err());
+            failures += usize::from(read_rfc822(&raw, &ReadOptions::default()).is_err());
             nanos.push(started.elapsed().as_nanos());
         }
     }

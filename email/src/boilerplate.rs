@@ -29,34 +29,40 @@ fn is_list_name(name: &str) -> bool {
         && name.bytes().any(|b| b.is_ascii_alphabetic())
 }
 
-/// The body without its signature and the footer that a list added. Expects single line breaks.
-pub(crate) fn cut_footer(body: &str) -> &str {
+/// What stands at the end of a body and says nothing of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    Signature,
+    Footer,
+    Disclaimer,
+}
+
+/// Where the endings of a body begin; of each kind the first is what counts. Expects single line
+/// breaks.
+pub(crate) fn ending_starts(body: &str) -> impl Iterator<Item = (usize, Ending)> {
     // A rule in the middle of a newsletter is no footer: only the last lines are looked at.
     let tail_start = body.rmatch_indices('\n').nth(FOOTER_LINES_MAX).map_or(0, |(at, _)| at + 1);
     let mut line_start = tail_start;
-    let mut end = body.len();
-    for line in body[tail_start..].split_inclusive('\n') {
-        let after = &body[line_start + line.len()..];
-        let is_end = match line.trim() {
-            // RFC 3676, §4.3. White space at its end is gone after normalising.
-            "--" => true,
-            rule if is_rule(rule) => says_list(after),
-            first => is_footer_start(first),
-        };
-        if is_end && line_start > 0 {
-            end = line_start;
-            break;
-        }
+    body[tail_start..].split_inclusive('\n').filter_map(move |line| {
+        let (start, after) = (line_start, &body[line_start + line.len()..]);
         line_start += line.len();
-    }
-    cut_list_address(body[..end].trim_end())
+        let ending = match line.trim() {
+            // RFC 3676, §4.3. White space at its end is gone after normalising.
+            "--" | "-----BEGIN PGP SIGNATURE-----" => Ending::Signature,
+            rule if is_rule(rule) && says_list(after) => Ending::Footer,
+            first if is_footer_start(first) => Ending::Footer,
+            first if is_disclaimer(first, after) => Ending::Disclaimer,
+            _ => return None,
+        };
+        Some((start, ending))
+    })
 }
 
 /// Longest footer.
 const FOOTER_LINES_MAX: usize = 16;
 
 /// Some lists end each mail with their address and nothing else.
-fn cut_list_address(body: &str) -> &str {
+pub(crate) fn cut_list_address(body: &str) -> &str {
     match body.rsplit_once('\n') {
         Some((before, last)) if last.contains("/mailman/listinfo/") && !last.contains(' ') => {
             before.trim_end()
@@ -65,14 +71,52 @@ fn cut_list_address(body: &str) -> &str {
     }
 }
 
+/// Begins as disclaimers do, and goes on as they do.
+fn is_disclaimer(line: &str, after: &str) -> bool {
+    const STARTS: [&str; 9] = [
+        "this e-mail",
+        "this email",
+        "this message",
+        "this communication",
+        "this transmission",
+        "the information in this",
+        "the information contained in this",
+        "confidentiality notice",
+        "disclaimer",
+    ];
+    const SIGNS: [&str; 11] = [
+        "confidential",
+        "privileged",
+        "intended recipient",
+        "intended solely",
+        "intended only",
+        "addressee",
+        "unauthori",
+        "disclos",
+        "in error",
+        "notify the sender",
+        "virus",
+    ];
+    let starts =
+        |start: &&str| line.get(..start.len()).is_some_and(|head| head.eq_ignore_ascii_case(start));
+    if !STARTS.iter().any(starts) {
+        return false;
+    }
+    let rest = &after[..after.floor_char_boundary(DISCLAIMER_BYTES)];
+    let text = format!("{line} {rest}").to_ascii_lowercase();
+    SIGNS.iter().filter(|sign| text.contains(**sign)).count() >= 2
+}
+
+/// So much of what follows its first line is looked at.
+const DISCLAIMER_BYTES: usize = 600;
+
 fn is_rule(line: &str) -> bool {
     line.len() >= 5 && line.bytes().all(|b| b"-_=~*#".contains(&b))
         || line.starts_with("-----") && line.contains("groups Sponsor")
 }
 
 fn is_footer_start(line: &str) -> bool {
-    const STARTS: [&str; 4] = [
-        "-----BEGIN PGP SIGNATURE-----",
+    const STARTS: [&str; 3] = [
         "This SF.NET email is sponsored by:",
         "To unsubscribe from this group, send an email to:",
         "------------------------ Yahoo! Groups Sponsor",
@@ -100,7 +144,12 @@ fn says_list(footer: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{cut_footer, strip_list_tags};
+    use super::strip_list_tags;
+    use crate::cuts::{Cuts, cut};
+
+    fn cut_footer(body: &str) -> String {
+        cut(body, Cuts::default())
+    }
 
     #[test]
     fn list_tags_go_and_offers_stay() {

@@ -6,12 +6,15 @@
 #![forbid(unsafe_code)]
 
 mod boilerplate;
+mod cuts;
 mod decode;
 mod html;
 mod mail;
 mod normalize;
 mod outline;
 
+pub use cuts::Cuts;
 pub use mail::{
-    Attachment, EmailError, Limits, MailFields, MailText, ModelText, read_fields, read_rfc822,
+    Attachment, EmailError, Limits, MailFields, MailText, ModelText, ReadOptions, read_fields,
+    read_rfc822,
 };

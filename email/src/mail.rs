@@ -5,7 +5,8 @@ use std::borrow::Cow;
 use mail_parser::{Message, MessageParser, MessagePart, MimeHeaders, PartType};
 use serde::Deserialize;
 
-use crate::boilerplate::{cut_footer, strip_list_tags};
+use crate::boilerplate::strip_list_tags;
+use crate::cuts::{Cuts, cut};
 use crate::decode::{is_damaged_text, visible_part};
 use crate::html::visible_text;
 use crate::normalize::normalize;
@@ -27,6 +28,21 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self { bytes_max: 32 << 20, depth_max: 32, parts_max: 1_000, text_bytes_max: 1 << 20 }
+    }
+}
+
+/// How mail is read.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ReadOptions {
+    /// Bounds.
+    pub limits: Limits,
+    /// What is cut from bodies.
+    pub cuts: Cuts,
+}
+
+impl From<Limits> for ReadOptions {
+    fn from(limits: Limits) -> Self {
+        Self { limits, ..Self::default() }
     }
 }
 
@@ -62,6 +78,8 @@ pub struct MailText {
     pub attachments: Vec<Attachment>,
     /// Invisible characters that were taken out; many are a sign of disguise.
     pub zero_width_removed: usize,
+    /// Letters of other scripts that stood for Latin ones within a word, and were replaced.
+    pub lookalikes_replaced: usize,
 }
 
 /// An attached file, by name and type only.
@@ -117,14 +135,15 @@ pub enum EmailError {
 ///
 /// # Errors
 /// See [`EmailError`]. Broken MIME is read as far as it goes.
-pub fn read_rfc822(raw: &[u8], limits: &Limits) -> Result<MailText, EmailError> {
+pub fn read_rfc822(raw: &[u8], options: &ReadOptions) -> Result<MailText, EmailError> {
+    let limits = &options.limits;
     if raw.len() > limits.bytes_max {
         return Err(EmailError::TooLarge { bytes: raw.len(), bytes_max: limits.bytes_max });
     }
     let raw = skip_mbox_line(raw);
     check_outline(raw, limits)?;
     let Some(message) = MessageParser::default().parse(raw) else {
-        return finish("", &String::from_utf8_lossy(raw), Vec::new(), limits);
+        return finish("", &String::from_utf8_lossy(raw), Vec::new(), options);
     };
     if let Err(error) = check_shape(&message, limits) {
         take_apart(message);
@@ -138,14 +157,15 @@ pub fn read_rfc822(raw: &[u8], limits: &Limits) -> Result<MailText, EmailError> 
     if body.trim().is_empty() {
         body = undelimited_text(&message, raw, subject);
     }
-    finish(subject, &body, attachments(&message), limits)
+    finish(subject, &body, attachments(&message), options)
 }
 
 /// Reads a mail in fields.
 ///
 /// # Errors
 /// [`EmailError::Empty`]; [`EmailError::TooLarge`] for a field over the text limit.
-pub fn read_fields(fields: &MailFields<'_>, limits: &Limits) -> Result<MailText, EmailError> {
+pub fn read_fields(fields: &MailFields<'_>, options: &ReadOptions) -> Result<MailText, EmailError> {
+    let limits = &options.limits;
     for field in [&fields.subject, &fields.body, &fields.html].into_iter().flatten() {
         if field.len() > limits.text_bytes_max {
             let (bytes, bytes_max) = (field.len(), limits.text_bytes_max);
@@ -156,9 +176,9 @@ pub fn read_fields(fields: &MailFields<'_>, limits: &Limits) -> Result<MailText,
     let plain = fields.body.as_deref().filter(|body| !body.trim().is_empty());
     match (plain, fields.html.as_deref()) {
         (None, Some(html)) => {
-            finish(subject, &visible_text(html, limits.text_bytes_max), Vec::new(), limits)
+            finish(subject, &visible_text(html, limits.text_bytes_max), Vec::new(), options)
         }
-        (plain, _) => finish(subject, plain.unwrap_or_default(), Vec::new(), limits),
+        (plain, _) => finish(subject, plain.unwrap_or_default(), Vec::new(), options),
     }
 }
 
@@ -186,17 +206,24 @@ fn finish(
     subject: &str,
     body: &str,
     attachments: Vec<Attachment>,
-    limits: &Limits,
+    ReadOptions { limits, cuts }: &ReadOptions,
 ) -> Result<MailText, EmailError> {
     let (subject, in_subject) =
         normalize(head(subject, limits.text_bytes_max.min(SUBJECT_BYTES_MAX)));
     let (body, in_body) = normalize(head(body, limits.text_bytes_max));
-    let subject = strip_list_tags(&subject.replace('\n', " "));
-    let body = cut_footer(&body).to_owned();
+    let subject = subject.replace('\n', " ");
+    let subject = if cuts.footer { strip_list_tags(&subject) } else { subject };
+    let body = cut(&body, *cuts);
     if subject.is_empty() && body.is_empty() {
         return Err(EmailError::Empty);
     }
-    Ok(MailText { subject, body, attachments, zero_width_removed: in_subject + in_body })
+    Ok(MailText {
+        subject,
+        body,
+        attachments,
+        zero_width_removed: in_subject.invisible + in_body.invisible,
+        lookalikes_replaced: in_subject.lookalikes + in_body.lookalikes,
+    })
 }
 
 /// Longest subject that is read: more than any mail program shows.

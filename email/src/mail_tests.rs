@@ -1,4 +1,6 @@
-use super::{Attachment, EmailError, Limits, MailFields, MailText, read_fields, read_rfc822};
+use super::{
+    Attachment, EmailError, Limits, MailFields, MailText, ReadOptions, read_fields, read_rfc822,
+};
 
 fn read(raw: impl AsRef<[u8]>) -> MailText {
     let raw = raw.as_ref();
@@ -6,9 +8,9 @@ fn read(raw: impl AsRef<[u8]>) -> MailText {
         .iter()
         .flat_map(|&byte| if byte == b'\n' { vec![b'\r', b'\n'] } else { vec![byte] })
         .collect();
-    let read = read_rfc822(raw, &Limits::default()).expect("readable");
+    let read = read_rfc822(raw, &ReadOptions::default()).expect("readable");
     assert_eq!(
-        read_rfc822(&crlf, &Limits::default()).expect("readable"),
+        read_rfc822(&crlf, &ReadOptions::default()).expect("readable"),
         read,
         "CRLF reads the same"
     );
@@ -131,6 +133,20 @@ fn invisible_characters_are_counted() {
 }
 
 #[test]
+fn parts_are_cut_where_that_is_chosen() {
+    let raw = "Subject: [ILUG] Lunch\n\n> When?\nAt one.\n\n-- \nJane\n";
+    let read = |cuts: &str| {
+        let options = ReadOptions { cuts: cuts.parse().expect("known"), ..ReadOptions::default() };
+        let mail = read_rfc822(raw.as_bytes(), &options).expect("readable");
+        (mail.subject, mail.body)
+    };
+    let of = |subject: &str, body: &str| (subject.to_owned(), body.to_owned());
+    assert_eq!(read("signature,footer"), of("Lunch", "> When?\nAt one."));
+    assert_eq!(read("quotes,footer"), of("Lunch", "At one.\n--\nJane"));
+    assert_eq!(read("none"), of("[ILUG] Lunch", "> When?\nAt one.\n--\nJane"));
+}
+
+#[test]
 fn fields() {
     let limits = Limits { text_bytes_max: 100, ..Limits::default() };
     let fields = |body: Option<&'static str>, html: Option<&'static str>| MailFields {
@@ -139,21 +155,22 @@ fn fields() {
         html: html.map(Into::into),
         ..MailFields::default()
     };
-    let body = |fields: &MailFields<'_>| read_fields(fields, &limits).expect("readable").body;
+    let body =
+        |fields: &MailFields<'_>| read_fields(fields, &limits.into()).expect("readable").body;
     assert_eq!(body(&fields(Some("plain\0"), Some("<b>html</b>"))), "plain");
     assert_eq!(body(&fields(Some("  "), Some("<b>html</b>"))), "html");
     assert_eq!(body(&fields(None, None)), "");
     let empty = MailFields { body: Some(" \n".into()), ..MailFields::default() };
-    assert_eq!(read_fields(&empty, &limits), Err(EmailError::Empty));
+    assert_eq!(read_fields(&empty, &limits.into()), Err(EmailError::Empty));
     let long = MailFields { body: Some("x".repeat(101).into()), ..MailFields::default() };
     let error = EmailError::TooLarge { bytes: 101, bytes_max: 100 };
-    assert_eq!(read_fields(&long, &limits), Err(error));
+    assert_eq!(read_fields(&long, &limits.into()), Err(error));
 }
 
 #[test]
 fn bombs_are_refused() {
     let limits = Limits { bytes_max: 1 << 20, depth_max: 8, parts_max: 50, ..Limits::default() };
-    let read = |raw: &str| read_rfc822(raw.as_bytes(), &limits);
+    let read = |raw: &str| read_rfc822(raw.as_bytes(), &limits.into());
     let large = "x".repeat((1 << 20) + 1);
     assert!(matches!(read(&large), Err(EmailError::TooLarge { .. })));
     let many = "Subject: x\nContent-Type: multipart/mixed; boundary=b\n\n".to_owned()
@@ -163,7 +180,7 @@ fn bombs_are_refused() {
     assert_eq!(read(&nested.repeat(100)), Err(EmailError::TooDeep { depth_max: 8 }));
     assert!(matches!(read(&nested.repeat(30_000)), Err(EmailError::TooManyParts { .. })));
     let many = Limits { parts_max: 10_000, ..limits };
-    let outcome = read_rfc822(nested.repeat(30_000).as_bytes(), &many);
+    let outcome = read_rfc822(nested.repeat(30_000).as_bytes(), &many.into());
     assert_eq!(outcome, Err(EmailError::TooDeep { depth_max: 8 }), "dropping it needs no stack");
     let deep: String = (0..100)
         .map(|n| format!("Content-Type: multipart/mixed; boundary=b{n}\n\n--b{n}\n"))
@@ -174,9 +191,9 @@ fn bombs_are_refused() {
 
 #[test]
 fn rubbish_never_panics() {
-    assert_eq!(read_rfc822(b"", &Limits::default()), Err(EmailError::Empty));
-    assert_eq!(read_rfc822(b" \r\n\r\n ", &Limits::default()), Err(EmailError::Empty));
-    assert!(read_rfc822(b"just words", &Limits::default()).is_ok(), "no header at all");
+    assert_eq!(read_rfc822(b"", &ReadOptions::default()), Err(EmailError::Empty));
+    assert_eq!(read_rfc822(b" \r\n\r\n ", &ReadOptions::default()), Err(EmailError::Empty));
+    assert!(read_rfc822(b"just words", &ReadOptions::default()).is_ok(), "no header at all");
     let mut state = 1_u64;
     let mut random = || {
         state =
@@ -196,7 +213,7 @@ fn rubbish_never_panics() {
             bytes.truncate(random() % (bytes.len() + 1));
             bytes
         };
-        if let Ok(mail) = read_rfc822(&bytes, &Limits::default()) {
+        if let Ok(mail) = read_rfc822(&bytes, &ReadOptions::default()) {
             assert!(!mail.subject.is_empty() || !mail.body.is_empty());
         }
     }

@@ -2,11 +2,21 @@
 
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfkc_quick};
 
-/// Text in NFKC without invisible characters, white space collapsed, and how many invisible
-/// characters there were. Spam hides words from filters with them.
-pub(crate) fn normalize(text: &str) -> (String, usize) {
+/// Disguises that were taken off. Spam hides words from filters with them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Disguises {
+    /// Characters that cannot be seen.
+    pub(crate) invisible: usize,
+    /// Letters of other scripts that look like Latin ones, in a word that has Latin letters, too.
+    pub(crate) lookalikes: usize,
+}
+
+/// Text in NFKC without invisible characters, lookalikes within Latin words replaced, white space
+/// collapsed.
+pub(crate) fn normalize(text: &str) -> (String, Disguises) {
     if text.is_ascii() {
-        return (collapse(text.chars().filter(|c| !is_control(*c)), text.len()), 0);
+        let visible = text.chars().filter(|c| !is_control(*c));
+        return (collapse(visible, text.len()), Disguises::default());
     }
     let invisible = text.chars().filter(|&c| is_invisible(c)).count();
     let visible = text.chars().filter(|&c| !is_invisible(c) && !is_control(c));
@@ -15,7 +25,87 @@ pub(crate) fn normalize(text: &str) -> (String, usize) {
     } else {
         collapse(visible.nfkc(), text.len())
     };
-    (text, invisible)
+    let (text, lookalikes) = latinized(text);
+    (text, Disguises { invisible, lookalikes })
+}
+
+/// Replaces lookalikes in words that are otherwise Latin: words of one other script are left alone.
+fn latinized(text: String) -> (String, usize) {
+    if !text.chars().any(|c| latin_twin(c).is_some()) {
+        return (text, 0);
+    }
+    let (mut latin, mut replaced) = (String::with_capacity(text.len()), 0);
+    for word in text.split_inclusive(|c: char| !c.is_alphabetic()) {
+        let twins = word.chars().filter(|&c| latin_twin(c).is_some()).count();
+        let is_latin = |c: char| c.is_ascii_alphabetic() || ('\u{c0}'..='\u{24f}').contains(&c);
+        let other = |c: char| c.is_alphabetic() && !is_latin(c) && latin_twin(c).is_none();
+        if twins > 0 && word.contains(is_latin) && !word.contains(other) {
+            replaced += twins;
+            latin.extend(word.chars().map(|c| latin_twin(c).unwrap_or(c)));
+        } else {
+            latin.push_str(word);
+        }
+    }
+    (latin, replaced)
+}
+
+/// The Latin letter that a Cyrillic or Greek one looks like (Unicode TR 39, `confusables.txt`, those
+/// that look the same in common fonts).
+fn latin_twin(c: char) -> Option<char> {
+    const CYRILLIC: [(char, char); 27] = [
+        ('а', 'a'),
+        ('е', 'e'),
+        ('о', 'o'),
+        ('р', 'p'),
+        ('с', 'c'),
+        ('у', 'y'),
+        ('х', 'x'),
+        ('і', 'i'),
+        ('ј', 'j'),
+        ('ѕ', 's'),
+        ('һ', 'h'),
+        ('ԁ', 'd'),
+        ('ԛ', 'q'),
+        ('ԝ', 'w'),
+        ('А', 'A'),
+        ('В', 'B'),
+        ('Е', 'E'),
+        ('К', 'K'),
+        ('М', 'M'),
+        ('Н', 'H'),
+        ('О', 'O'),
+        ('Р', 'P'),
+        ('С', 'C'),
+        ('Т', 'T'),
+        ('Х', 'X'),
+        ('І', 'I'),
+        ('Ѕ', 'S'),
+    ];
+    const GREEK: [(char, char); 17] = [
+        ('ο', 'o'),
+        ('α', 'a'),
+        ('ν', 'v'),
+        ('ι', 'i'),
+        ('Α', 'A'),
+        ('Β', 'B'),
+        ('Ε', 'E'),
+        ('Ζ', 'Z'),
+        ('Η', 'H'),
+        ('Ι', 'I'),
+        ('Κ', 'K'),
+        ('Μ', 'M'),
+        ('Ν', 'N'),
+        ('Ο', 'O'),
+        ('Ρ', 'P'),
+        ('Τ', 'T'),
+        ('Χ', 'X'),
+    ];
+    let table: &[(char, char)] = match c {
+        '\u{370}'..='\u{3ff}' => &GREEK,
+        '\u{400}'..='\u{52f}' => &CYRILLIC,
+        _ => return None,
+    };
+    table.iter().find(|(other, _)| *other == c).map(|(_, latin)| *latin)
 }
 
 /// Zero-width and directional characters, soft hyphen, variation selectors, tags.
@@ -53,7 +143,11 @@ fn collapse(text: impl Iterator<Item = char>, bytes: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::normalize;
+    use super::{Disguises, normalize};
+
+    fn counts(invisible: usize, lookalikes: usize) -> Disguises {
+        Disguises { invisible, lookalikes }
+    }
 
     #[test]
     fn white_space_is_collapsed() {
@@ -65,8 +159,14 @@ mod tests {
     #[test]
     fn disguises_are_taken_off_and_counted() {
         let disguised = "V\u{200b}i\u{ad}agra \u{ff26}\u{ff32}\u{ff25}\u{ff25} \u{fb01}ne";
-        assert_eq!(normalize(disguised), ("Viagra FREE fine".to_owned(), 2));
+        assert_eq!(normalize(disguised), ("Viagra FREE fine".to_owned(), counts(2, 0)));
         assert_eq!(normalize("e\u{301}te\u{301}").0, "\u{e9}t\u{e9}");
-        assert_eq!(normalize("日本語 привет 😀"), ("日本語 привет 😀".to_owned(), 0));
+        assert_eq!(normalize("日本語 привет 😀"), ("日本語 привет 😀".to_owned(), counts(0, 0)));
+        // Cyrillic а and е, Greek ο, in Latin words; a word of its own script stays.
+        let disguised = "P\u{430}yp\u{430}l acc\u{3bf}unt \u{430}\u{435} мама Ω-3 naïv\u{435}";
+        let honest = "Paypal account \u{430}\u{435} мама Ω-3 naïve";
+        assert_eq!(normalize(disguised), (honest.to_owned(), counts(0, 4)));
+        // A letter without a Latin twin: the word is not meant to be read as Latin.
+        assert_eq!(normalize("xд\u{430}").1, counts(0, 0));
     }
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use postsort_email::{Limits, read_rfc822};
+use postsort_email::{ReadOptions, read_rfc822};
 
 use crate::error::Error;
 
@@ -32,7 +32,7 @@ pub fn read(folder: &Path, seed: u64) -> Result<Vec<Mail>, Error> {
     let mut mails = Vec::with_capacity(paths.len());
     for path in paths {
         let raw = std::fs::read(&path).map_err(Error::file(&path))?;
-        let Ok(mail) = read_rfc822(&raw, &Limits::default()) else { continue };
+        let Ok(mail) = read_rfc822(&raw, &ReadOptions::default()) else { continue };
         let text = mail.into_model_text().text;
         // A mail without a text is answered 422 whatever the load: it would measure nothing.
         if !text.trim().is_empty() {

@@ -40,7 +40,7 @@ pub struct Manifest {
     pub hub: Option<Hub>,
 }
 
-/// A model that is asked first. Its labels are among those of the model that it stands in for.
+/// A model that is asked first. Its labels are those of the model that it stands in for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cascade {

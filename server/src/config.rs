@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use postsort_email::Cuts;
 use postsort_models::{ComputePool, DeviceKind, LoadOptions, Precision};
 use serde::Deserialize;
 
@@ -66,6 +67,10 @@ pub struct Options {
     /// Longest text of one mail after decoding [default: 1MiB]
     #[arg(long, env = "POSTSORT_TEXT_BYTES_MAX", value_name = "N")]
     pub text_bytes_max: Option<String>,
+    /// What is cut from mail: signature, footer, disclaimer, quotes, or none
+    /// [default: signature,footer,disclaimer]
+    #[arg(long, env = "POSTSORT_MAIL_CUT", value_name = "A,B")]
+    pub mail_cut: Option<String>,
     /// Most mails in one request [default: 256]
     #[arg(long, env = "POSTSORT_ITEMS_MAX", value_name = "N")]
     pub items_max: Option<usize>,
@@ -145,6 +150,8 @@ pub struct RequestLimits {
     pub body_bytes_max: usize,
     /// Longest text of one mail.
     pub text_bytes_max: usize,
+    /// What is cut from mail.
+    pub cuts: Cuts,
     /// Most mails.
     pub items_max: usize,
     /// Time limit of a request that sets none.
@@ -191,6 +198,7 @@ impl Options {
             default_model: self.default_model.or(other.default_model),
             body_bytes_max: self.body_bytes_max.or(other.body_bytes_max),
             text_bytes_max: self.text_bytes_max.or(other.text_bytes_max),
+            mail_cut: self.mail_cut.or(other.mail_cut),
             items_max: self.items_max.or(other.items_max),
             queued_jobs_max: self.queued_jobs_max.or(other.queued_jobs_max),
             queued_tokens_max: self.queued_tokens_max.or(other.queued_tokens_max),
@@ -211,6 +219,7 @@ impl Options {
         let limits = RequestLimits {
             body_bytes_max: bytes("body_bytes_max", self.body_bytes_max.as_deref(), "8MiB")?,
             text_bytes_max: bytes("text_bytes_max", self.text_bytes_max.as_deref(), "1MiB")?,
+            cuts: parse("mail_cut", self.mail_cut.as_deref(), &Cuts::default().to_string())?,
             items_max: at_least_one("items_max", self.items_max, 256)?,
             timeout: Duration::from_millis(self.request_timeout_ms.unwrap_or(30_000)),
             body_timeout: Duration::from_millis(self.body_timeout_ms.unwrap_or(10_000)),

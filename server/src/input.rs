@@ -3,7 +3,9 @@
 use std::borrow::Cow;
 
 use base64::Engine as _;
-use postsort_email::{EmailError, Limits, MailFields, ModelText, read_fields, read_rfc822};
+use postsort_email::{
+    EmailError, Limits, MailFields, ModelText, ReadOptions, read_fields, read_rfc822,
+};
 use serde::Deserialize;
 
 use crate::config::RequestLimits;
@@ -96,7 +98,8 @@ impl Input {
     /// # Errors
     /// [`Error::Unusable`] without any text; [`Error::TooLarge`] over the limit.
     pub fn read(self, at: usize, limits: &RequestLimits) -> Result<Readable, Error> {
-        let mail_limits = Limits { text_bytes_max: limits.text_bytes_max, ..Limits::default() };
+        let bounds = Limits { text_bytes_max: limits.text_bytes_max, ..Limits::default() };
+        let options = ReadOptions { limits: bounds, cuts: limits.cuts };
         match self {
             Self::Text(text) => {
                 check_text(&text, at, limits.text_bytes_max)?;
@@ -107,10 +110,10 @@ impl Input {
                 check_text(&second, at, limits.text_bytes_max)?;
                 Ok(Readable::Pair(first, second))
             }
-            Self::Fields(fields) => read_fields(&fields, &mail_limits)
+            Self::Fields(fields) => read_fields(&fields, &options)
                 .map(|mail| Readable::One(mail.into_model_text()))
                 .map_err(|error| mail_error(error, at)),
-            Self::Raw(raw) => read_rfc822(&raw, &mail_limits)
+            Self::Raw(raw) => read_rfc822(&raw, &options)
                 .map(|mail| Readable::One(mail.into_model_text()))
                 .map_err(|error| mail_error(error, at)),
         }

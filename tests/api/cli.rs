@@ -36,7 +36,16 @@ fn json_of(text: &str) -> Value {
 fn extract_shows_what_a_model_reads() {
     assert_eq!(stdout(&["extract", "-"], MAIL), "Lunch\nThursday at one?\n");
     let line = json_of(&stdout(&["extract", "--json", "-"], MAIL));
-    assert_eq!(line, json!({"path": "-", "subject": "Lunch", "text": "Lunch\nThursday at one?"}));
+    let expected = json!({
+        "path": "-", "subject": "Lunch", "text": "Lunch\nThursday at one?",
+        "attachments": [], "zero_width_removed": 0, "lookalikes_replaced": 0,
+    });
+    assert_eq!(line, expected);
+    let quoting = b"Subject: Re: Lunch\r\n\r\n> When?\r\nAt one.\r\n-- \r\nJo\r\n";
+    let cut = |cuts: &str| stdout(&["extract", "--mail-cut", cuts, "-"], quoting);
+    assert_eq!(cut("quotes,signature"), "Re: Lunch\nAt one.\n");
+    assert_eq!(cut("none"), "Re: Lunch\n> When?\nAt one.\n--\nJo\n");
+    assert!(!postsort(&["extract", "--mail-cut", "all", "-"], MAIL).status.success());
     assert!(!postsort(&["extract", "-"], b" \n").status.success());
     assert!(!postsort(&["extract", "/nowhere"], b"").status.success());
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::{FromRequest, Query, Request, State};
 use axum::response::{IntoResponse, Response};
-use postsort_models::{Labels, LongText, ModelFolder, ScoreFunction};
+use postsort_models::{LabelScore as LabelOf, Labels, LongText, ModelFolder, ScoreFunction};
 use serde::{Deserialize, Serialize};
 
 use super::App;
@@ -330,24 +330,24 @@ impl ClassifyResult {
     /// Scores one answer's logits.
     #[must_use]
     pub fn new(folder: &ModelFolder, answer: &Answer, presentation: Presentation) -> Self {
-        let by = answer.by.as_ref();
-        let folder = by.map_or(folder, |(_, version)| &version.folder);
         let (labels, manifest) = (folder.labels(), folder.manifest());
-        let function = presentation.function.unwrap_or_else(|| labels.default_function());
-        let top_k = presentation.top_k.unwrap_or(usize::MAX);
+        let (own, top_k) = (labels.default_function(), presentation.top_k.unwrap_or(usize::MAX));
+        let logits = &answer.verdict.logits;
+        let mut scores = labels.scores(logits, own, manifest.temperature);
         let limit = presentation.abstain_below.or(manifest.abstain_below);
         let abstained = limit.map(|limit| answer.verdict.confidence < limit);
-        let holding = if abstained == Some(true) {
-            Vec::new()
-        } else {
-            let own = labels.default_function();
-            let scores = labels.scores(&answer.verdict.logits, own, manifest.temperature);
-            labels.holding(&scores, &manifest.thresholds)
-        };
+        let mut holding = labels.holding(&scores, &manifest.thresholds);
+        if abstained == Some(true) {
+            holding.clear();
+        }
+        if let Some(function) = presentation.function.filter(|function| *function != own) {
+            scores = labels.scores(logits, function, manifest.temperature);
+        }
         let name = |label: usize| labels.names()[label].clone();
+        let named = |score: LabelOf| LabelScore { label: name(score.index), score: score.score };
         Self {
-            model: by.map(|(entry, _)| entry.name.clone()),
-            labels: scores(labels, answer, function, manifest.temperature).take(top_k).collect(),
+            model: answer.by.as_ref().map(|entry| entry.name.clone()),
+            labels: scores.into_iter().take(top_k).map(named).collect(),
             verdict: holding.into_iter().map(name).collect(),
             abstained,
             explanation: answer

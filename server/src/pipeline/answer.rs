@@ -28,8 +28,9 @@ pub struct Answer {
     pub verdict: Arc<Verdict>,
     /// Whether it was known already.
     pub cached: bool,
-    /// The model that answered in the place of the one that was asked.
-    pub by: Option<(Arc<Entry>, Arc<Version>)>,
+    /// The cheaper model that answered in the place of the one that was asked; the verdict is in
+    /// the latter's labels.
+    pub by: Option<Arc<Entry>>,
     /// Which parts of the text moved the score, if that was asked for.
     pub explanation: Option<Arc<Explanation>>,
 }
