@@ -126,7 +126,8 @@ def mail_batches(tokenizer, rng, mails):
     """Batches of varied mails of like length: ids and topics, -100 where nothing tells it."""
     drawn = []
     for mail in mails:
-        drawn.append((*augment.varied(rng, mail), -100 if mail["topic"] is None else mail["topic"]))
+        for _ in range(augment.HARD_HAM_COPIES if mail["group"] == "hard-ham-1" else 1):
+            drawn.append((*augment.varied(rng, mail), -100 if mail["topic"] is None else mail["topic"]))
     for name, known in (("personal_ham.txt", -100), ("short_spam.txt", 0)):
         lines = (augment.HERE / name).read_text().splitlines()
         drawn += [("", line, known) for line in lines]
