@@ -299,7 +299,8 @@ fn looking_does_not_change_what_is_evicted() {
 #[test]
 fn alerts_dashboards_and_documentation_know_the_metrics() {
     let dir = models_dir(&["bert"]);
-    let reference = "[reference]\nconfidence = 1.0\nunknown_tokens = 0.0\ntokens = 10.0\nlabels = {}\n";
+    let reference =
+        "[reference]\nconfidence = 1.0\nunknown_tokens = 0.0\ntokens = 10.0\nlabels = {}\n";
     std::fs::write(dir.path().join("bert/postsort.toml"), reference).expect("writes");
     let mut settings = options(dir.path());
     settings.traces.endpoint = Some("http://127.0.0.1:1".to_owned());
