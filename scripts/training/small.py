@@ -15,7 +15,7 @@ import splits
 import topics
 
 LAYERS = 2
-EPOCHS = 3
+EPOCHS = 2
 LEARNING_RATE = 2e-4
 
 

@@ -144,7 +144,7 @@ fn ends_word(before: char, after: char) -> bool {
 }
 
 /// Cuts `range` of a text into at most `count` parts of about equal length, where `ends` allows it
-/// between two characters; parts without any letter or digit join the one before them.
+/// between two characters; parts without any letter or digit join the one before them, or after the first.
 fn cut(
     text: &str,
     range: Range<usize>,
@@ -173,6 +173,10 @@ fn cut(
         }
     }
     joined.retain(|part| !part.is_empty());
+    if joined.len() > 1 && !says(&joined[0]) {
+        let start = joined.remove(0).start;
+        joined[0].start = start;
+    }
     joined
 }
 
@@ -199,6 +203,8 @@ mod tests {
             words.iter().map(|part| &text[part.clone()]).collect::<Vec<_>>(),
             ["Claim ", "it ", "now!"]
         );
+        let parts = cut(" I love it", 0..10, 9, ends_word);
+        assert_eq!(parts, [0..3, 3..8, 8..10], "a blank alone is no word");
         let chinese = "会议。改到星期五！好";
         let parts = cut(chinese, 0..chinese.len(), 9, ends_word);
         assert_eq!(parts.len(), 1, "no blanks");
