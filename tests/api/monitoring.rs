@@ -17,14 +17,14 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let started = Instant::now();
     while !holds() {
         assert!(started.elapsed() < PATIENCE, "never happened: {what}");
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 
 /// Work that keeps the engine busy until its client goes away.
 fn heavy(n: usize) -> Value {
     let text = format!("mail {n} ") + &"a long mail of many words ".repeat(100);
-    json!({"inputs": vec![text; 40], "cache": false, "long": "window"})
+    json!({"inputs": vec![text; 90], "cache": false, "long": "window"})
 }
 
 /// Sends a request and leaves before the answer.
