@@ -2,9 +2,7 @@
 
 import json
 
-
-def percent(share):
-    return f"{100 * share:.2f} %"
+from card import percent
 
 
 INTRODUCTIONS = {

@@ -64,6 +64,13 @@ class CodedLinear(torch.nn.Linear):
         return functional.linear(x + of_x, self.weight + of_weight, self.bias)
 
 
+def may_be_coded(bert):
+    """Lets the products of an encoder's layers be those of 8-bit numbers."""
+    for module in bert.encoder.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.__class__ = CodedLinear
+
+
 class Heads(torch.nn.Module):
     """An encoder and a pooler with a classifier for each task."""
 
@@ -82,10 +89,7 @@ class Heads(torch.nn.Module):
             self.configs[task] = config
             self.poolers[task], self.classifiers[task] = fresh.bert.pooler, fresh.classifier
         self.bert.pooler = None
-        for module in list(self.bert.encoder.modules()):
-            for name, child in module.named_children():
-                if isinstance(child, torch.nn.Linear):
-                    child.__class__ = CodedLinear
+        may_be_coded(self.bert)
 
     def states(self, ids):
         """States of all tokens, [sequences, tokens, hidden]."""

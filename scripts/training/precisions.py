@@ -2,34 +2,25 @@
 
 import argparse
 import json
-import re
-import subprocess
-import urllib.request
 from pathlib import Path
+
+from serving import Server, spam_score
 
 BATCH = 32
 
 
 def served_scores(binary, models_dir, model, precision, mails):
     """Spam score of each mail, from a server in this precision; and how it was loaded."""
-    command = [binary, "serve", "--models-dir", models_dir, "--listen", "127.0.0.1:0", "--cache-dir", "none"]
-    server = subprocess.Popen([*command, "--precision", precision], stderr=subprocess.PIPE, text=True)
+    server = Server(binary, models_dir, "--cache-dir", "none", "--precision", precision)
     try:
-        for line in server.stderr:
-            if found := re.search(r"127\.0\.0\.1:(\d+)", line):
-                url = f"http://127.0.0.1:{found[1]}"
-                break
-        ask = lambda path, body=None: json.load(urllib.request.urlopen(urllib.request.Request(
-            url + path, body and json.dumps(body).encode(), {"content-type": "application/json"}), timeout=600))
         scores = []
         for at in range(0, len(mails), BATCH):
             inputs = [{"subject": mail["subject"], "body": mail["body"]} for mail in mails[at : at + BATCH]]
-            answer = ask("/v1/classify", {"model": model, "inputs": inputs, "timeout_ms": 600000})
-            scores += [next(l["score"] for l in r["labels"] if l["label"] == "spam") for r in answer["results"]]
-        return scores, ask(f"/v1/models/{model}")
+            answer = server.ask("/v1/classify", {"model": model, "inputs": inputs, "timeout_ms": 600000})
+            scores += [spam_score(result) for result in answer["results"]]
+        return scores, server.ask(f"/v1/models/{model}")
     finally:
-        server.terminate()
-        server.communicate()
+        server.stop()
 
 
 def main():

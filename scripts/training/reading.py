@@ -8,44 +8,21 @@ mail, so that whatever else the machine does meets all of them.
 """
 
 import argparse
-import json
 import re
 import shutil
-import subprocess
 import tempfile
-import urllib.request
 from pathlib import Path
 
 import numpy as np
 
+import augment
 import measures
 import splits
+from card import percent
+from serving import Server, spam_score
 
 WAYS = (("truncate", "max"), ("head_tail", "max"), ("window", "max"), ("window", "noisy_or"), ("window", "mean"))
 LIMITS = (0.0, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0)
-
-
-class Server:
-    def __init__(self, binary, models_dir):
-        command = [binary, "serve", "--models-dir", models_dir, "--listen", "127.0.0.1:0", "--watch-seconds", "0"]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        for line in self.process.stderr:
-            if found := re.search(r"127\.0\.0\.1:(\d+)", line):
-                self.url = f"http://127.0.0.1:{found[1]}"
-                break
-
-    def ask(self, path, body=None):
-        request = urllib.request.Request(self.url + path, body and json.dumps(body).encode(),
-                                         {"content-type": "application/json"})
-        return json.load(urllib.request.urlopen(request, timeout=600))
-
-    def stop(self):
-        self.process.terminate()
-        self.process.communicate()
-
-
-def spam_score(result):
-    return next(label["score"] for label in result["labels"] if label["label"] == "spam")
 
 
 def read_all(server, models, mails):
@@ -56,8 +33,7 @@ def read_all(server, models, mails):
     for at, mail in enumerate(mails):
         order = [(at + turn) % len(models) for turn in range(len(models))]
         for by in order:
-            asked = {"model": models[by], "cache": False,
-                     "inputs": {"subject": mail["subject"], "body": body_of(mail)}}
+            asked = {"model": models[by], "cache": False, "inputs": fields(mail)}
             answer = server.ask("/v1/classify", asked)
             result = answer["results"][0]
             score[by, at], windows[by, at] = spam_score(result), result["windows"]
@@ -65,13 +41,10 @@ def read_all(server, models, mails):
     return score, took, windows
 
 
-def body_of(mail):
-    text, subject = mail["text"], mail["subject"]
-    return text[len(subject) + 1 :] if subject and text.startswith(subject) else text
-
-
-def percent(share):
-    return f"{100 * share:.2f} %"
+def fields(mail):
+    """A mail as an item of `inputs`."""
+    subject, body = augment.subject_and_body(mail)
+    return {"subject": subject, "body": body}
 
 
 def row(name, score, labels, is_bulk, threshold, more):
@@ -138,12 +111,12 @@ def cascade(arguments, mails, labels, is_bulk, scratch):
     large.write_text(large.read_text() + '\n[cascade]\nfirst = "small"\nconfidence_min = 0.95\n')
     server = Server(arguments.binary, str(scratch))
     for at, mail in enumerate(mails[:100]):
-        asked = {"model": "large", "inputs": {"subject": mail["subject"], "body": body_of(mail)}}
+        asked = {"model": "large", "inputs": fields(mail)}
         result = server.ask("/v1/classify", asked)["results"][0]
         by_small = sure[at] >= 0.95
         expected = score[0 if by_small else 1][at]
         assert (result.get("model") == "small") == by_small and abs(spam_score(result) - expected) < 1e-5, at
-    metrics = urllib.request.urlopen(server.url + "/metrics").read().decode()
+    metrics = server.text("/metrics")
     server.stop()
     counts = re.findall(r'postsort_cascade_mails_total\{model="large",escalated="(\w+)"\} (\d+)', metrics)
     print(f"\nThe server's own cascade at 0.95 gave these answers for the first 100 mails; {dict(counts)} by its metrics.")

@@ -91,10 +91,7 @@ def main():
     load = lambda task: AutoModelForSequenceClassification.from_pretrained(folder / task, dtype=torch.float32).eval()
     models = {task: load(task) for task in ("topic", "sentiment")}
     bert = models["topic"].bert
-    for module in list(bert.encoder.modules()):
-        for _, child in module.named_children():
-            if isinstance(child, torch.nn.Linear):
-                child.__class__ = heads.CodedLinear
+    heads.may_be_coded(bert)
 
     def rows(texts, lengths):
         return [ids[: rng.choice(lengths)] for ids in long_text.token_ids(tokenizer, texts)]

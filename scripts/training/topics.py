@@ -1,7 +1,6 @@
 """What a mail is about, as far as the mailing list or feed that it came by tells."""
 
 import re
-from pathlib import Path
 
 TOPICS = ("advertising", "discussion", "linux", "mail-software", "news", "packaging", "spam-filtering")
 
@@ -60,8 +59,3 @@ def splits_of(parts):
         "validation": known(held[::2]),
         "test": known(held[1::2] + labelled(parts["test"])),
     }
-
-
-def exists(mails):
-    """Whether the corpus is where the mails say."""
-    return Path(mails[0]["path"]).exists()
