@@ -47,6 +47,7 @@ pub(crate) struct BoundedTokenizer {
     /// The same in a tenth of the time, where the tokenizer is one of BERT's.
     fast: Option<WordPiece>,
     id_max: u32,
+    unknown_id: Option<u32>,
     runs: Runs,
 }
 
@@ -54,8 +55,10 @@ impl BoundedTokenizer {
     pub(crate) fn new(tokenizer: Tokenizer) -> Result<Self, ModelError> {
         let vocabulary = tokenizer.get_vocab(true);
         let id_max = vocabulary.values().copied().max().unwrap_or(0);
+        let unknown_id =
+            ["[UNK]", "<unk>"].iter().find_map(|&token| vocabulary.get(token)).copied();
         let fast = WordPiece::of(&tokenizer, &vocabulary);
-        let mut this = Self { tokenizer, fast, id_max, runs: Runs::default() };
+        let mut this = Self { tokenizer, fast, id_max, unknown_id, runs: Runs::default() };
         this.runs = Runs::of(&this)?;
         Ok(this)
     }
@@ -63,6 +66,11 @@ impl BoundedTokenizer {
     /// The largest id that it can give.
     pub(crate) fn id_max(&self) -> u32 {
         self.id_max
+    }
+
+    /// The id of what it does not know.
+    pub(crate) fn unknown_id(&self) -> Option<u32> {
+        self.unknown_id
     }
 
     pub(crate) fn tokenizer(&self) -> &Tokenizer {

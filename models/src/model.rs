@@ -61,23 +61,32 @@ impl LoadOptions {
     /// Bytes that `folder` takes at most, while it is loaded and after.
     #[must_use]
     pub fn resident_bytes_estimate(&self, folder: &ModelFolder) -> u64 {
-        let needs = self.memory_needs(folder);
-        needs.own_bytes + needs.encoder.map_or(0, |(_, bytes)| bytes)
+        let (own_bytes, encoder_bytes, _) = self.bytes_max(folder);
+        own_bytes + encoder_bytes
     }
 
     /// What is to be reserved for `folder` before its weights are packed: at most this is taken,
-    /// while it is loaded and after.
+    /// while it is loaded and after. Reads the weights once, to know an encoder that is shared.
     #[must_use]
     pub fn memory_needs(&self, folder: &ModelFolder) -> MemoryNeeds {
+        let (own_bytes, encoder_bytes, known) = self.bytes_max(folder);
+        match known.and_then(|known| known.key(folder)) {
+            Some(key) => MemoryNeeds { own_bytes, encoder: Some((key, encoder_bytes)) },
+            None => MemoryNeeds { own_bytes: own_bytes + encoder_bytes, encoder: None },
+        }
+    }
+
+    /// Most bytes of the head and of the encoder, and how they will be packed if that is known; by
+    /// the headers alone.
+    fn bytes_max(&self, folder: &ModelFolder) -> (u64, u64, Option<cpu::Known>) {
         if !self.is_fast(folder) {
-            let own_bytes = folder.weights.elements() * 4 + folder.config().derived_bytes();
-            return MemoryNeeds { own_bytes, encoder: None };
+            return (folder.weights.elements() * 4 + folder.config().derived_bytes(), 0, None);
         }
         let wanted = self.precision(folder);
         let known = CpuEngine::known(folder, wanted, self.calibration_dir.as_deref());
-        let element_bytes = match known {
-            Some((Precision::Int8, _)) => 1,
-            Some((Precision::Bf16, _)) => 2,
+        let element_bytes = match known.as_ref().map(|known| known.precision) {
+            Some(Precision::Int8) => 1,
+            Some(Precision::Bf16) => 2,
             // Before another precision can be used the model is measured in f32.
             _ => 4,
         };
@@ -86,11 +95,7 @@ impl LoadOptions {
         let dense = folder.weights.elements().saturating_sub(table_elements + head);
         // Biases, scales and padding are within a twentieth of the products.
         let encoder_bytes = table_bytes + dense * element_bytes * 21 / 20 + (1 << 19);
-        let own_bytes = head * 4 * 21 / 20 + (1 << 19);
-        match known {
-            Some((_, key)) => MemoryNeeds { own_bytes, encoder: Some((key, encoder_bytes)) },
-            None => MemoryNeeds { own_bytes: own_bytes + encoder_bytes, encoder: None },
-        }
+        (head * 4 * 21 / 20 + (1 << 19), encoder_bytes, known)
     }
 }
 

@@ -93,44 +93,21 @@ impl PostNormSpec {
             head: head(config, labels),
         }
     }
-}
 
-impl PostNormSpec {
     /// Name and shape of every tensor but the head's, always in one order.
     pub(crate) fn encoder_tensors(&self) -> Vec<(String, Vec<usize>)> {
         let mut found = Vec::new();
-        let mut add = |name: &str, part: &str, shape: &[usize]| {
-            found.push((format!("{name}.{part}"), shape.to_vec()));
-        };
-        let table = |table: &TableSpec, add: &mut dyn FnMut(&str, &str, &[usize])| {
-            add(&table.name, "weight", &[table.rows, table.size]);
-        };
-        let norm = |norm: &NormSpec, add: &mut dyn FnMut(&str, &str, &[usize])| {
-            add(&norm.name, "weight", &[norm.size]);
-            if norm.bias {
-                add(&norm.name, "bias", &[norm.size]);
-            }
-        };
-        let dense = |dense: &DenseSpec, add: &mut dyn FnMut(&str, &str, &[usize])| {
-            add(&dense.name, "weight", &[dense.outputs, dense.inputs]);
-            if dense.bias {
-                add(&dense.name, "bias", &[dense.outputs]);
-            }
-        };
-        for own in
-            [Some(&self.words), Some(&self.places), self.types.as_ref()].into_iter().flatten()
-        {
-            table(own, &mut add);
+        for table in [Some(&self.words), Some(&self.places), self.types.as_ref()] {
+            found.extend(table.map(TableSpec::tensor));
         }
-        norm(&self.norm, &mut add);
-        self.projection.iter().for_each(|own| dense(own, &mut add));
+        found.extend(self.norm.tensors());
+        found.extend(self.projection.iter().flat_map(DenseSpec::tensors));
         for layer in &self.layers {
             let LayerSpec { query, key, value, attention_output, up, down, .. } = layer;
-            for own in [query, key, value, attention_output, up, down] {
-                dense(own, &mut add);
-            }
-            norm(&layer.attention_norm, &mut add);
-            norm(&layer.output_norm, &mut add);
+            let products = [query, key, value, attention_output, up, down];
+            found.extend(products.into_iter().flat_map(DenseSpec::tensors));
+            found.extend(layer.attention_norm.tensors());
+            found.extend(layer.output_norm.tensors());
         }
         found
     }

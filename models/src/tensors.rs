@@ -36,11 +36,21 @@ impl DenseSpec {
     pub(crate) fn new(name: impl Into<String>, inputs: usize, outputs: usize, bias: bool) -> Self {
         Self { name: name.into(), inputs, outputs, bias }
     }
+
+    /// Name and shape of each tensor.
+    pub(crate) fn tensors(&self) -> impl Iterator<Item = Tensor> + use<> {
+        weight_and_bias(&self.name, vec![self.outputs, self.inputs], self.bias)
+    }
 }
 
 impl NormSpec {
     pub(crate) fn new(name: impl Into<String>, size: usize, bias: bool) -> Self {
         Self { name: name.into(), size, bias }
+    }
+
+    /// Name and shape of each tensor.
+    pub(crate) fn tensors(&self) -> impl Iterator<Item = Tensor> + use<> {
+        weight_and_bias(&self.name, vec![self.size], self.bias)
     }
 }
 
@@ -48,6 +58,23 @@ impl TableSpec {
     pub(crate) fn new(name: impl Into<String>, rows: usize, size: usize) -> Self {
         Self { name: name.into(), rows, size }
     }
+
+    /// Name and shape of its tensor.
+    pub(crate) fn tensor(&self) -> Tensor {
+        (format!("{}.weight", self.name), vec![self.rows, self.size])
+    }
+}
+
+/// A tensor's name and shape.
+type Tensor = (String, Vec<usize>);
+
+fn weight_and_bias(
+    name: &str,
+    shape: Vec<usize>,
+    bias: bool,
+) -> impl Iterator<Item = Tensor> + use<> {
+    let bias = bias.then(|| (format!("{name}.bias"), vec![shape[0]]));
+    std::iter::once((format!("{name}.weight"), shape)).chain(bias)
 }
 
 /// Weight `[outputs, inputs]` row-major, bias `[outputs]`.

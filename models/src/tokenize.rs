@@ -106,8 +106,7 @@ impl TextTokenizer {
     /// The id of what it does not know; byte-level tokenizers know everything.
     #[must_use]
     pub fn unknown_id(&self) -> Option<u32> {
-        let tokenizer = self.bounded.tokenizer();
-        ["[UNK]", "<unk>"].into_iter().find_map(|token| tokenizer.token_to_id(token))
+        self.bounded.unknown_id()
     }
 
     /// Encodes a text whose first `subject_bytes` are its subject. Its cost grows with

@@ -150,28 +150,39 @@ impl CpuEngine {
         Ok(agreements)
     }
 
-    /// The precision that loading would choose and the key of the encoder in it, if that is known
-    /// without measuring.
+    /// What loading would choose, if that is known without measuring.
     pub(crate) fn known(
         folder: &ModelFolder,
         wanted: Precision,
         cache_dir: Option<&Path>,
-    ) -> Option<(Precision, String)> {
+    ) -> Option<Known> {
         let level = KernelLevel::from_env().ok()?;
-        let key = |precision, maxima| {
-            Some((precision, encoders::key_of(folder, precision, level, maxima).ok()??))
-        };
+        let exact = Known { precision: Precision::F32, level, maxima: None };
         if wanted == Precision::F32 {
-            return key(wanted, None);
+            return Some(exact);
         }
         let subject = Subject { folder, level };
         let kept = subject.kept(cache_dir)?;
         for &precision in candidates(wanted, level) {
             if wanted != Precision::Auto || kept.known(&subject, precision)?.holds() {
-                return key(precision, Some(&kept.maxima));
+                return Some(Known { precision, level, maxima: Some(kept.maxima) });
             }
         }
-        key(Precision::F32, None)
+        Some(exact)
+    }
+}
+
+/// How a folder will be packed.
+pub(crate) struct Known {
+    pub(crate) precision: Precision,
+    level: KernelLevel,
+    maxima: Option<ChannelMaxima>,
+}
+
+impl Known {
+    /// The key of the folder's encoder so packed. Reads the weights, once.
+    pub(crate) fn key(&self, folder: &ModelFolder) -> Option<String> {
+        encoders::key_of(folder, self.precision, self.level, self.maxima.as_ref()).ok()?
     }
 }
 

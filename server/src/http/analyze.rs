@@ -2,21 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{FromRequest, Query, Request, State};
+use axum::extract::{FromRequest, Request, State};
 use postsort_models::LongText;
 use serde::{Deserialize, Serialize};
 
 use super::App;
-use super::body::{is_json, media_type, parse, read};
+use super::call::{Said, message_or_json};
 use super::classify::{ClassifyResult, Presentation, TimingsMs, ms};
 use super::error::error_json;
 use crate::catalog::Entry;
 use crate::error::Error;
 use crate::input::Input;
-use crate::pipeline::{Classified, ClassifyOptions};
+use crate::pipeline::Classified;
 use crate::scheduler::Priority;
 
 /// What to analyze, and how.
@@ -116,18 +115,18 @@ pub(super) async fn analyze(
     State(app): State<App>,
     request: Request,
 ) -> Result<Json<AnalyzeResponse>, Error> {
-    let said = super::call::options(request.headers())?;
+    let headers = super::call::options(request.headers())?;
     let call = AnalyzeRequest::from_request(request, &app).await?;
     let presentation = Presentation::new(None, call.top_k, call.abstain_below)?;
     let models = call.models.map(distinct).transpose()?;
-    let options = ClassifyOptions {
+    let options = Said {
         long: call.long,
-        priority: call.priority.unwrap_or(said.priority),
-        timeout: call.timeout_ms.map(Duration::from_millis).or(said.timeout),
-        skip_cache: call.cache.map_or(said.skip_cache, |cache| !cache),
-        explain: call.explain.unwrap_or(false),
-        ..said
-    };
+        priority: call.priority,
+        timeout_ms: call.timeout_ms,
+        cache: call.cache,
+        explain: call.explain,
+    }
+    .over(headers);
     let analyzed = app.pipeline.analyze(models.as_deref(), call.input, options).await?;
     let outcome =
         |(entry, answer): (Arc<Entry>, _)| (entry.name.clone(), Outcome::new(answer, presentation));
@@ -169,32 +168,19 @@ impl FromRequest<App> for AnalyzeRequest {
     type Rejection = Error;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Error> {
-        let limits = &app.pipeline.limits;
-        if media_type(request.headers()).eq_ignore_ascii_case("message/rfc822") {
-            let Query(query) =
-                Query::<MessageQuery>::try_from_uri(request.uri()).map_err(|_| {
-                    let known = "models, top_k, long, priority, timeout_ms, cache, abstain_below, \
-                        explain";
-                    Error::malformed("query", known)
-                })?;
-            let raw = read(request.into_body(), limits).await?;
-            let named = |names: String| names.split(',').map(str::to_owned).collect();
-            Ok(Self {
-                input: Input::Raw(raw.to_vec()),
-                models: query.models.map(named),
-                top_k: query.top_k,
-                long: query.long,
-                priority: query.priority,
-                timeout_ms: query.timeout_ms,
-                cache: query.cache,
-                abstain_below: query.abstain_below,
-                explain: query.explain,
-            })
-        } else if is_json(request.headers()) {
-            parse(&read(request.into_body(), limits).await?)
-        } else {
-            let supported = "application/json and message/rfc822";
-            Err(Error::UnsupportedMediaType { supported })
-        }
+        let known = "models, top_k, long, priority, timeout_ms, cache, abstain_below, explain";
+        let named = |names: String| names.split(',').map(str::to_owned).collect();
+        message_or_json(request, app, known, |query: MessageQuery, message| Self {
+            input: message,
+            models: query.models.map(named),
+            top_k: query.top_k,
+            long: query.long,
+            priority: query.priority,
+            timeout_ms: query.timeout_ms,
+            cache: query.cache,
+            abstain_below: query.abstain_below,
+            explain: query.explain,
+        })
+        .await
     }
 }

@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
-use axum::extract::{FromRequest, Request};
+use axum::extract::{FromRequest, Query, Request};
 use axum::http::{HeaderMap, HeaderName, header};
+use postsort_models::LongText;
 use serde::Deserialize;
 use serde::de::value::StrDeserializer;
 use serde::de::{DeserializeOwned, IntoDeserializer};
 
 use super::App;
-use super::body::{is_json, parse, read};
+use super::body::{is_json, media_type, parse, read};
 use crate::error::Error;
+use crate::input::Input;
 use crate::pipeline::ClassifyOptions;
 use crate::scheduler::Priority;
 
@@ -33,6 +35,50 @@ impl<T: DeserializeOwned> FromRequest<App> for Call<T> {
         }
         let bytes = read(request.into_body(), &app.pipeline.limits).await?;
         Ok(Self { body: parse(&bytes)?, options })
+    }
+}
+
+/// A call by JSON, or by one whole message as `message/rfc822` whose query, of the keys `known`, says
+/// the rest.
+pub(super) async fn message_or_json<T: DeserializeOwned, Q: DeserializeOwned>(
+    request: Request,
+    app: &App,
+    known: &str,
+    call: impl FnOnce(Q, Input) -> T,
+) -> Result<T, Error> {
+    let limits = &app.pipeline.limits;
+    if media_type(request.headers()).eq_ignore_ascii_case("message/rfc822") {
+        let Query(query) = Query::<Q>::try_from_uri(request.uri())
+            .map_err(|_| Error::malformed("query", known))?;
+        let raw = read(request.into_body(), limits).await?;
+        Ok(call(query, Input::Raw(raw.to_vec())))
+    } else if is_json(request.headers()) {
+        parse(&read(request.into_body(), limits).await?)
+    } else {
+        let supported = "application/json and message/rfc822";
+        Err(Error::UnsupportedMediaType { supported })
+    }
+}
+
+/// What a call says of how to classify, over what its headers say.
+pub(super) struct Said {
+    pub(super) long: Option<LongText>,
+    pub(super) priority: Option<Priority>,
+    pub(super) timeout_ms: Option<u64>,
+    pub(super) cache: Option<bool>,
+    pub(super) explain: Option<bool>,
+}
+
+impl Said {
+    pub(super) fn over(self, headers: ClassifyOptions) -> ClassifyOptions {
+        ClassifyOptions {
+            long: self.long,
+            priority: self.priority.unwrap_or(headers.priority),
+            timeout: self.timeout_ms.map(Duration::from_millis).or(headers.timeout),
+            skip_cache: self.cache.map_or(headers.skip_cache, |cache| !cache),
+            explain: self.explain.unwrap_or(false),
+            ..headers
+        }
     }
 }
 

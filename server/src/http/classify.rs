@@ -3,16 +3,16 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{FromRequest, Query, Request, State};
+use axum::extract::{FromRequest, Request, State};
 use axum::response::{IntoResponse, Response};
 use postsort_models::{LabelScore as LabelOf, Labels, LongText, ModelFolder, ScoreFunction};
 use serde::{Deserialize, Serialize};
 
 use super::App;
-use super::body::{is_json, media_type, parse, read};
+use super::call::{Said, message_or_json};
 use crate::error::Error;
 use crate::input::Input;
-use crate::pipeline::{Answer, Classified, ClassifyOptions, Explanation, Part, Timings};
+use crate::pipeline::{Answer, Classified, Explanation, Part, Timings};
 use crate::scheduler::Priority;
 
 /// What to classify, and how.
@@ -207,7 +207,8 @@ struct MessageQuery {
 ///
 /// Reads `application/json`, or one whole message as `message/rfc822` with the rest in the query
 /// (`?model=`, `top_k`, `function_to_apply`, `long`, `priority`, `timeout_ms`, `cache`,
-/// `abstain_below`, `explain`). The headers `X-Request-Timeout`, `X-Priority` and `Cache-Control` say the same where those say nothing.
+/// `abstain_below`, `explain`). The headers `X-Request-Timeout`, `X-Priority` and `Cache-Control`
+/// say the same where those say nothing.
 #[utoipa::path(
     post, path = "/v1/classify", tag = "classify",
     request_body(content((ClassifyRequest = "application/json"), (String = "message/rfc822"))),
@@ -221,17 +222,17 @@ struct MessageQuery {
     )
 )]
 pub(super) async fn classify(State(app): State<App>, request: Request) -> Result<Response, Error> {
-    let said = super::call::options(request.headers())?;
+    let headers = super::call::options(request.headers())?;
     let call = ClassifyRequest::from_request(request, &app).await?;
     let inputs = bounded(call.inputs.0, app.pipeline.limits.items_max)?;
-    let options = ClassifyOptions {
+    let options = Said {
         long: call.long,
-        priority: call.priority.unwrap_or(said.priority),
-        timeout: call.timeout_ms.map(Duration::from_millis).or(said.timeout),
-        skip_cache: call.cache.map_or(said.skip_cache, |cache| !cache),
-        explain: call.explain.unwrap_or(false),
-        ..said
-    };
+        priority: call.priority,
+        timeout_ms: call.timeout_ms,
+        cache: call.cache,
+        explain: call.explain,
+    }
+    .over(headers);
     if options.explain && inputs.len() > EXPLAINED_MAX {
         let (what, size) = ("inputs to explain".to_owned(), inputs.len());
         return Err(Error::TooLarge { what, size, size_max: EXPLAINED_MAX, unit: "items" });
@@ -261,35 +262,21 @@ impl FromRequest<App> for ClassifyRequest {
     type Rejection = Error;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Error> {
-        let limits = &app.pipeline.limits;
-        if media_type(request.headers()).eq_ignore_ascii_case("message/rfc822") {
-            let Query(query) =
-                Query::<MessageQuery>::try_from_uri(request.uri()).map_err(|_| {
-                    Error::malformed(
-                        "query",
-                        "model, top_k, function_to_apply, long, priority, timeout_ms, cache, \
-                         abstain_below, explain",
-                    )
-                })?;
-            let raw = read(request.into_body(), limits).await?;
-            Ok(Self {
-                model: query.model,
-                inputs: Inputs(vec![Input::Raw(raw.to_vec())]),
-                top_k: query.top_k,
-                function_to_apply: query.function_to_apply,
-                long: query.long,
-                priority: query.priority,
-                timeout_ms: query.timeout_ms,
-                cache: query.cache,
-                abstain_below: query.abstain_below,
-                explain: query.explain,
-            })
-        } else if is_json(request.headers()) {
-            parse(&read(request.into_body(), limits).await?)
-        } else {
-            let supported = "application/json and message/rfc822";
-            Err(Error::UnsupportedMediaType { supported })
-        }
+        let known = "model, top_k, function_to_apply, long, priority, timeout_ms, cache, \
+            abstain_below, explain";
+        message_or_json(request, app, known, |query: MessageQuery, message| Self {
+            model: query.model,
+            inputs: Inputs(vec![message]),
+            top_k: query.top_k,
+            function_to_apply: query.function_to_apply,
+            long: query.long,
+            priority: query.priority,
+            timeout_ms: query.timeout_ms,
+            cache: query.cache,
+            abstain_below: query.abstain_below,
+            explain: query.explain,
+        })
+        .await
     }
 }
 
@@ -344,10 +331,9 @@ impl ClassifyResult {
             scores = labels.scores(logits, function, manifest.temperature);
         }
         let name = |label: usize| labels.names()[label].clone();
-        let named = |score: LabelOf| LabelScore { label: name(score.index), score: score.score };
         Self {
             model: answer.by.as_ref().map(|entry| entry.name.clone()),
-            labels: scores.into_iter().take(top_k).map(named).collect(),
+            labels: named(labels, scores).take(top_k).collect(),
             verdict: holding.into_iter().map(name).collect(),
             abstained,
             explanation: answer
@@ -380,14 +366,11 @@ impl ExplanationInfo {
     }
 }
 
-/// Labels in descending score.
-pub(super) fn scores<'a>(
-    labels: &'a Labels,
-    answer: &Answer,
-    function: ScoreFunction,
-    temperature: f32,
-) -> impl Iterator<Item = LabelScore> + use<'a> {
-    let scores = labels.scores(&answer.verdict.logits, function, temperature);
+/// Scores with the names of their labels.
+pub(super) fn named(
+    labels: &Labels,
+    scores: Vec<LabelOf>,
+) -> impl Iterator<Item = LabelScore> + use<'_> {
     scores
         .into_iter()
         .map(|score| LabelScore { label: labels.names()[score.index].clone(), score: score.score })

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::App;
 use super::call::Call;
-use super::classify::{LabelScore, bounded, scores};
+use super::classify::{LabelScore, bounded, named};
 use crate::error::Error;
 use crate::input::Input;
 use crate::pipeline::{Classified, ClassifyOptions};
@@ -140,7 +140,8 @@ async fn answer(
     let mut rows: Vec<Vec<LabelScore>> = answer
         .answers
         .iter()
-        .map(|answer| scores(labels, answer, function, temperature).collect())
+        .map(|answer| labels.scores(&answer.verdict.logits, function, temperature))
+        .map(|scores| named(labels, scores).collect())
         .collect();
     let headers = headers(&answer, characters);
     let body = match rows.pop() {
