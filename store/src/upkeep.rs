@@ -1,0 +1,185 @@
+//! What is too old or too much is dropped, a little at a time, in the background.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant, SystemTime};
+
+use sqlx::{Row, query};
+
+use crate::database::{Database, Dialect};
+use crate::id::{id_from, unix_hour, unix_ms};
+use crate::queries as q;
+use crate::writer::change_size;
+use crate::{Inner, StoreError};
+
+/// Rows that one transaction drops: the writer waits no longer than this takes.
+const ROWS_A_TURN: i64 = 1000;
+/// Between two turns: upkeep has the least priority.
+const REST: Duration = Duration::from_millis(50);
+/// Freed pages that one turn gives back to the file system.
+const PAGES_A_TURN: u32 = 256;
+
+pub(crate) async fn tend(inner: Arc<Inner>) {
+    loop {
+        if let Ok(database) = inner.database() {
+            // What fails is tried again at the next time.
+            let _ = tend_once(&inner, &database).await;
+        }
+        tokio::time::sleep(inner.settings.upkeep_period).await;
+    }
+}
+
+/// Drops what is beyond the bounds, and reads the sizes.
+pub(crate) async fn tend_once(inner: &Inner, database: &Database) -> Result<(), StoreError> {
+    let (settings, now) = (&inner.settings, SystemTime::now());
+    let ago = |age: Duration| now.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
+    let sums_from = ago(settings.sums_age_max);
+
+    let oldest = id_from(ago(settings.verdicts_age_max));
+    job(inner, "verdicts_age", drop_verdicts(database, oldest, u64::MAX)).await?;
+    let verdicts = size(database, "verdicts").await?.0;
+    let excess = verdicts.saturating_sub(settings.verdicts_max);
+    job(inner, "verdicts_rows", drop_verdicts(database, i64::MAX, excess)).await?;
+    job(inner, "feedback_age", drop_feedback(database, unix_ms(sums_from))).await?;
+    job(inner, "sums_age", drop_sums(database, sums_from)).await?;
+    job(inner, "answers_bytes", drop_answers(database, settings.answers_bytes_max)).await?;
+    if database.dialect == Dialect::Sqlite {
+        job(inner, "vacuum", vacuum(database)).await?;
+    }
+
+    let rows = sizes(database).await?.into_iter().map(|(name, rows, _)| (name, rows)).collect();
+    inner.state.write().rows = rows;
+    inner.counts.bytes.store(database_bytes(database).await?, Ordering::Relaxed);
+    Ok(())
+}
+
+async fn job(
+    inner: &Inner,
+    name: &'static str,
+    work: impl Future<Output = Result<u64, StoreError>>,
+) -> Result<(), StoreError> {
+    let clock = Instant::now();
+    let dropped = work.await?;
+    inner.observer.job(name, clock.elapsed(), dropped);
+    Ok(())
+}
+
+/// Drops the oldest verdicts below an id, `most` at most.
+async fn drop_verdicts(database: &Database, below: i64, most: u64) -> Result<u64, StoreError> {
+    let mut dropped = 0;
+    while dropped < most {
+        let turn = ROWS_A_TURN.min(i64::try_from(most - dropped).unwrap_or(i64::MAX));
+        let mut open = database.begin().await?;
+        let drop = query(q::VERDICTS_DROP.sql).bind(below).bind(turn).execute(&mut *open);
+        let rows = database.run(q::VERDICTS_DROP.name, drop).await?.rows_affected();
+        change_size(database, &mut open, "verdicts", (-signed(rows), 0)).await?;
+        database.commit(open).await?;
+        dropped += rows;
+        if signed(rows) < turn {
+            break;
+        }
+        tokio::time::sleep(REST).await;
+    }
+    Ok(dropped)
+}
+
+async fn drop_feedback(database: &Database, before_ms: i64) -> Result<u64, StoreError> {
+    let mut dropped = 0;
+    loop {
+        let mut open = database.begin().await?;
+        let drop =
+            query(q::FEEDBACK_DROP.sql).bind(before_ms).bind(ROWS_A_TURN).execute(&mut *open);
+        let rows = database.run(q::FEEDBACK_DROP.name, drop).await?.rows_affected();
+        change_size(database, &mut open, "feedback", (-signed(rows), 0)).await?;
+        database.commit(open).await?;
+        dropped += rows;
+        if signed(rows) < ROWS_A_TURN {
+            return Ok(dropped);
+        }
+        tokio::time::sleep(REST).await;
+    }
+}
+
+async fn drop_sums(database: &Database, before: SystemTime) -> Result<u64, StoreError> {
+    let mut connection = database.acquire().await?;
+    let mut dropped = 0;
+    for (which, bound) in [
+        (q::HOURS_DROP, unix_hour(before)),
+        (q::CONFUSION_DROP, unix_hour(before)),
+        (q::OBJECTIVES_DROP, unix_ms(before) / 60_000),
+    ] {
+        let drop = query(which.sql).bind(bound).execute(&mut *connection);
+        dropped += database.run(which.name, drop).await?.rows_affected();
+    }
+    Ok(dropped)
+}
+
+async fn drop_answers(database: &Database, bytes_max: u64) -> Result<u64, StoreError> {
+    let mut dropped = 0;
+    loop {
+        let (rows, bytes) = size(database, "answers").await?;
+        if bytes <= bytes_max {
+            break;
+        }
+        // They are of like size: so many of them are too much.
+        let excess = (bytes - bytes_max) * rows.max(1) / bytes + 1;
+        let turn = ROWS_A_TURN.min(signed(excess));
+        let mut open = database.begin().await?;
+        let oldest = query(q::ANSWERS_OLDEST.sql).bind(turn).fetch_one(&mut *open);
+        let oldest = database.run(q::ANSWERS_OLDEST.name, oldest).await?;
+        let failed = |error: sqlx::Error| StoreError::query(q::ANSWERS_OLDEST.name, &error);
+        let bytes: i64 = oldest.try_get("byte_count").map_err(failed)?;
+        let drop = query(q::ANSWERS_DROP.sql).bind(turn).execute(&mut *open);
+        let rows = database.run(q::ANSWERS_DROP.name, drop).await?.rows_affected();
+        change_size(database, &mut open, "answers", (-signed(rows), -bytes)).await?;
+        database.commit(open).await?;
+        dropped += rows;
+        if rows == 0 {
+            break;
+        }
+        tokio::time::sleep(REST).await;
+    }
+    Ok(dropped)
+}
+
+async fn vacuum(database: &Database) -> Result<u64, StoreError> {
+    let mut connection = database.acquire().await?;
+    let sql = sqlx::AssertSqlSafe(format!("PRAGMA incremental_vacuum({PAGES_A_TURN})"));
+    database.run("vacuum", query(sql).execute(&mut *connection)).await?;
+    Ok(0)
+}
+
+async fn sizes(database: &Database) -> Result<Vec<(String, u64, u64)>, StoreError> {
+    let mut connection = database.acquire().await?;
+    let rows = query(q::SIZES.sql).fetch_all(&mut *connection);
+    let rows = database.run(q::SIZES.name, rows).await?;
+    let read = |row: &sqlx::any::AnyRow| -> Result<_, sqlx::Error> {
+        let count = |name| row.try_get::<i64, _>(name).map(|count| count.try_into().unwrap_or(0));
+        Ok((row.try_get("name")?, count("row_count")?, count("byte_count")?))
+    };
+    rows.iter()
+        .map(|row| read(row).map_err(|error| StoreError::query(q::SIZES.name, &error)))
+        .collect()
+}
+
+async fn size(database: &Database, table: &str) -> Result<(u64, u64), StoreError> {
+    let all = sizes(database).await?;
+    let of = all.into_iter().find(|(name, ..)| name == table);
+    Ok(of.map_or((0, 0), |(_, rows, bytes)| (rows, bytes)))
+}
+
+async fn database_bytes(database: &Database) -> Result<u64, StoreError> {
+    let sql = match database.dialect {
+        Dialect::Sqlite => {
+            "SELECT page_count * page_size AS bytes FROM pragma_page_count(), pragma_page_size()"
+        }
+        Dialect::Postgres => "SELECT pg_database_size(current_database()) AS bytes",
+    };
+    let mut connection = database.acquire().await?;
+    let bytes = sqlx::query_scalar::<_, i64>(sql).fetch_one(&mut *connection);
+    Ok(database.run("database_bytes", bytes).await?.try_into().unwrap_or(0))
+}
+
+fn signed(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
