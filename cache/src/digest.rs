@@ -8,6 +8,20 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Digest(u128);
 
+impl Digest {
+    /// Its bytes, for keeping it elsewhere.
+    #[must_use]
+    pub const fn to_bytes(self) -> [u8; 16] {
+        self.0.to_be_bytes()
+    }
+
+    /// What [`Self::to_bytes`] gave.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(u128::from_be_bytes(bytes))
+    }
+}
+
 /// 32 hexadecimal digits.
 impl std::fmt::Display for Digest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -56,6 +70,7 @@ mod tests {
         assert_ne!(ab_c, a_bc);
         assert_ne!(ab_c, abc);
         assert_eq!(ab_c, Digester::new().field(b"ab").field(b"c").finish());
+        assert_eq!(super::Digest::from_bytes(abc.to_bytes()), abc);
         assert_eq!((abc.to_string().len(), format!("{abc:.16}").len()), (32, 16));
     }
 }

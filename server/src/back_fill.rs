@@ -12,6 +12,7 @@ use crate::http::{ClassifyResult, Presentation, error_json};
 use crate::input::Input;
 use crate::pipeline::{ClassifyOptions, Pipeline};
 use crate::scheduler::Priority;
+use crate::telemetry::{noting, request_id};
 
 /// Mails of one back-fill that are under way: enough to keep the engine busy while answers are
 /// written, too few to matter in the queue.
@@ -26,6 +27,8 @@ pub struct BackFill {
     model: Option<String>,
     options: ClassifyOptions,
     presentation: Presentation,
+    /// The request that it came by.
+    request_id: Option<Arc<str>>,
 }
 
 /// One mail's line.
@@ -60,7 +63,7 @@ impl BackFill {
         pipeline.catalog.entry(model.as_deref())?;
         let (priority, timeout) = (Priority::Bulk, Some(TIMEOUT));
         let options = ClassifyOptions { priority, timeout, in_turn: true, ..options };
-        Ok(Self { pipeline, model, options, presentation })
+        Ok(Self { pipeline, model, options, presentation, request_id: request_id() })
     }
 
     /// A JSON line for each mail, in their order. What cannot be read or answered is a line that
@@ -73,13 +76,19 @@ impl BackFill {
         mails
             .map(move |(index, mail)| {
                 let this = Arc::clone(&this);
-                async move { this.line(index, mail).await }
+                async move {
+                    // Answers are made when the request has long been answered.
+                    match this.request_id.clone() {
+                        Some(id) => noting(id, this.line(index, mail)).await.0,
+                        None => this.line(index, mail).await,
+                    }
+                }
             })
             .buffered(IN_FLIGHT)
     }
 
     async fn line(&self, index: u64, mail: Result<Input, Error>) -> String {
-        let line = match self.answer(mail).await {
+        let line = match self.answer(index, mail).await {
             Ok((model, revision, result)) => Line::Answer { index, model, revision, result },
             Err(error) => Line::Failure { index, error: error_json(&error) },
         };
@@ -91,10 +100,13 @@ impl BackFill {
 
     async fn answer(
         &self,
+        index: u64,
         mail: Result<Input, Error>,
     ) -> Result<(String, String, ClassifyResult), Error> {
+        let item_first = u32::try_from(index).unwrap_or(u32::MAX);
+        let options = ClassifyOptions { item_first, ..self.options };
         let classified =
-            self.pipeline.classify(self.model.as_deref(), vec![mail?], self.options).await?;
+            self.pipeline.classify(self.model.as_deref(), vec![mail?], options).await?;
         let answer = classified.answers.first().ok_or(Error::Internal)?;
         let folder = &classified.version.folder;
         let result = ClassifyResult::new(folder, answer, self.presentation);

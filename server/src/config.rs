@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use postsort_email::Cuts;
 use postsort_models::{ComputePool, DeviceKind, LoadOptions, Precision};
+use postsort_store::{StoreKind, StoreSettings};
 use serde::Deserialize;
 
 use crate::error::Error;
@@ -92,6 +93,16 @@ pub struct Options {
     /// How long requests may finish after SIGTERM, in milliseconds [default: 30000]
     #[arg(long, env = "POSTSORT_DRAIN_TIMEOUT_MS", value_name = "MS")]
     pub drain_timeout_ms: Option<u64>,
+    /// Where verdicts, feedback and answers are kept: sqlite:PATH, postgres://…, or none
+    /// [default: a file in the user's state folder]
+    #[arg(long, env = "POSTSORT_STORE", value_name = "STORE", hide_env_values = true)]
+    pub store: Option<String>,
+    /// How many days verdicts are kept [default: 30]
+    #[arg(long, env = "POSTSORT_STORE_DAYS_MAX", value_name = "N")]
+    pub store_days_max: Option<u64>,
+    /// How many verdicts are kept [default: 10000000]
+    #[arg(long, env = "POSTSORT_STORE_VERDICTS_MAX", value_name = "N")]
+    pub store_verdicts_max: Option<u64>,
     /// Service level objectives; `[slo]` in the file.
     #[command(flatten)]
     pub slo: SloOptions,
@@ -141,6 +152,8 @@ pub struct Config {
     pub objectives: Objectives,
     /// What is told of requests, and where.
     pub traces: TraceSettings,
+    /// What outlives the process, and where.
+    pub store: StoreSettings,
 }
 
 /// Limits of one request.
@@ -206,6 +219,9 @@ impl Options {
             request_timeout_ms: self.request_timeout_ms.or(other.request_timeout_ms),
             body_timeout_ms: self.body_timeout_ms.or(other.body_timeout_ms),
             drain_timeout_ms: self.drain_timeout_ms.or(other.drain_timeout_ms),
+            store: self.store.or(other.store),
+            store_days_max: self.store_days_max.or(other.store_days_max),
+            store_verdicts_max: self.store_verdicts_max.or(other.store_verdicts_max),
             slo: self.slo.or(other.slo),
             traces: self.traces.or(other.traces),
         }
@@ -237,16 +253,31 @@ impl Options {
         let admission = AdmissionLimits { jobs_max, tokens_max };
         let tokens_max = at_least_one("batch_tokens_max", self.batch_tokens_max, 2048)?;
         let batch = BatchLimits { tokens_max, jobs_max: tokens_max.div_ceil(8) };
+        let precision = parse("precision", self.precision.as_deref(), "auto")?;
+        let device = parse("device", self.device.as_deref(), "auto")?;
+        let result_cache_bytes_max =
+            memory("result_cache_bytes_max", self.result_cache_bytes_max.as_deref(), "64MiB")?;
+        let store = match self.store.as_deref() {
+            Some(given) => given.parse().map_err(|e| Error::setup("setting store", e))?,
+            None => user_state_dir()
+                .map_or(StoreKind::None, |dir| StoreKind::Sqlite(dir.join("store.db"))),
+        };
+        let store = StoreSettings {
+            verdicts_age_max: Duration::from_secs(self.store_days_max.unwrap_or(30) * 86_400),
+            verdicts_max: self.store_verdicts_max.unwrap_or(10_000_000),
+            // Another version or precision may say something else of the same text.
+            answers_space: format!("{}/{precision:?}/{device:?}", env!("CARGO_PKG_VERSION")),
+            // An answer in memory takes eight times its bytes in the store: what memory has no room for
+            // is not kept either.
+            answers_bytes_max: result_cache_bytes_max / 8,
+            ..StoreSettings::new(store)
+        };
         Ok(Config {
             models_dir,
             listen: self.listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080))),
             listen_unix: self.listen_unix,
             memory_bytes_max: memory("memory_bytes_max", self.memory_bytes_max.as_deref(), "80%")?,
-            result_cache_bytes_max: memory(
-                "result_cache_bytes_max",
-                self.result_cache_bytes_max.as_deref(),
-                "64MiB",
-            )?,
+            result_cache_bytes_max,
             state_cache_bytes_max: memory(
                 "state_cache_bytes_max",
                 self.state_cache_bytes_max.as_deref(),
@@ -255,8 +286,9 @@ impl Options {
             idle_unload: seconds(self.idle_unload_seconds.unwrap_or(0)),
             watch: seconds(self.watch_seconds.unwrap_or(5)),
             preload: self.preload.unwrap_or_default(),
-            precision: parse("precision", self.precision.as_deref(), "auto")?,
-            device: parse("device", self.device.as_deref(), "auto")?,
+            precision,
+            device,
+            store,
             threads: at_least_one("threads", self.threads, cpus())?,
             cache_dir: self
                 .cache_dir
@@ -290,11 +322,18 @@ impl Config {
     }
 }
 
-/// By the XDG base directory specification.
 fn user_cache_dir() -> Option<PathBuf> {
-    let variable = |name| std::env::var_os(name).map(PathBuf::from).filter(|dir| dir.is_absolute());
-    let base =
-        variable("XDG_CACHE_HOME").or_else(|| variable("HOME").map(|home| home.join(".cache")))?;
+    user_dir("XDG_CACHE_HOME", ".cache")
+}
+
+fn user_state_dir() -> Option<PathBuf> {
+    user_dir("XDG_STATE_HOME", ".local/state")
+}
+
+/// By the XDG base directory specification.
+fn user_dir(variable: &str, in_home: &str) -> Option<PathBuf> {
+    let path = |name| std::env::var_os(name).map(PathBuf::from).filter(|dir| dir.is_absolute());
+    let base = path(variable).or_else(|| path("HOME").map(|home| home.join(in_home)))?;
     Some(base.join("postsort"))
 }
 

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use postsort_store::StoreError;
+
 /// Why there is no answer. Never carries a word of the message.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
@@ -149,6 +151,21 @@ pub enum Error {
         /// The model.
         model: String,
     },
+    /// There is no store.
+    #[error("this server keeps nothing: it was started with `--store none`")]
+    NoStore,
+    /// The store does not answer.
+    #[error("{reason}")]
+    StoreAway {
+        /// Why.
+        reason: String,
+    },
+    /// Feedback to what the store does not know.
+    #[error("no verdict of model `{model}` for that mail is in the store")]
+    UnknownVerdict {
+        /// The model.
+        model: String,
+    },
     /// The server is shutting down.
     #[error("the server is shutting down")]
     Draining,
@@ -194,6 +211,9 @@ impl Error {
             Self::Conflict { .. } => "conflict",
             Self::OtherSite => "other_site",
             Self::Superseded { .. } => "superseded",
+            Self::NoStore => "no_store",
+            Self::StoreAway { .. } => "store_unavailable",
+            Self::UnknownVerdict { .. } => "unknown_verdict",
             Self::Draining => "draining",
             Self::Inference { .. } => "inference_failed",
             Self::Internal | Self::Setup { .. } => "internal",
@@ -207,9 +227,10 @@ impl Error {
             Self::Overloaded { retry_after, .. }
             | Self::NotInTime { retry_after, .. }
             | Self::LoadFailed { retry_after, .. } => Some(*retry_after),
-            Self::NoRoom { .. } | Self::Superseded { .. } | Self::Draining => {
-                Some(Duration::from_secs(1))
-            }
+            Self::NoRoom { .. }
+            | Self::Superseded { .. }
+            | Self::StoreAway { .. }
+            | Self::Draining => Some(Duration::from_secs(1)),
             _ => None,
         }
     }
@@ -239,5 +260,14 @@ impl Error {
 
     pub(crate) fn setup(what: impl Into<String>, reason: impl std::fmt::Display) -> Self {
         Self::Setup { what: what.into(), reason: reason.to_string() }
+    }
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::UnknownVerdict => Self::UnknownVerdict { model: String::new() },
+            other => Self::StoreAway { reason: other.to_string() },
+        }
     }
 }

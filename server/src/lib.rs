@@ -12,6 +12,7 @@ pub mod error;
 pub mod http;
 pub mod hub;
 pub mod input;
+pub mod journal;
 pub mod memory;
 pub mod pipeline;
 pub mod scheduler;

@@ -20,6 +20,7 @@ use crate::catalog::{Catalog, Entry, LeasedModel, Served, Version};
 use crate::config::{Config, RequestLimits};
 use crate::error::Error;
 use crate::input::{Input, Readable};
+use crate::journal::Journal;
 use crate::scheduler::{DropReason, Priority, Scheduler};
 use crate::telemetry::{Metrics, SloWatch};
 
@@ -47,6 +48,8 @@ pub struct Pipeline {
     pub slo: SloWatch,
     /// Limits of one request.
     pub limits: RequestLimits,
+    /// Writes down what was said.
+    pub journal: Journal,
     results: ResultCache<Verdict>,
     /// What encoders that several models share made of texts.
     states: ResultCache<States>,
@@ -70,6 +73,8 @@ pub struct ClassifyOptions {
     pub in_turn: bool,
     /// Find out which parts of the text moved the score, by passes without them.
     pub explain: bool,
+    /// The first mail's place in what the client sent.
+    pub item_first: u32,
 }
 
 impl Pipeline {
@@ -92,6 +97,7 @@ impl Pipeline {
             metrics,
             slo: SloWatch::new(config.objectives),
             limits: config.limits,
+            journal: Journal::default(),
             results: ResultCache::new(config.result_cache_bytes_max),
             states: ResultCache::new(config.state_cache_bytes_max),
             scheduler: Scheduler::start(config.scheduler)
@@ -113,17 +119,19 @@ impl Pipeline {
         self.decide(entry, Mails::Sent(inputs), options).await
     }
 
-    /// The answer of a model, or of a cheaper one that is sure enough.
+    /// The answer of a model, or of a cheaper one that is sure enough; written down.
     async fn decide(
         self: &Arc<Self>,
         entry: Arc<Entry>,
         mails: Mails,
         options: ClassifyOptions,
     ) -> Result<Classified, Error> {
-        match self.cheaper(&entry) {
+        let classified = match self.cheaper(&entry) {
             Some(cascade) => self.cascade(entry, cascade, mails, options).await,
             None => self.ask(entry, mails, options, Instant::now()).await,
-        }
+        }?;
+        self.journal.note(&classified, options.item_first);
+        Ok(classified)
     }
 
     /// One model's answer to a request that came at `started`.
@@ -154,6 +162,19 @@ impl Pipeline {
         let (version, answers) = result?;
         drop(watch);
         Ok(Classified { entry, version, answers, timings })
+    }
+
+    /// Puts in answers of another time, the newest first, until there is no more room.
+    ///
+    /// # Errors
+    /// The store is away, or slow.
+    pub async fn warm(&self) -> Result<u64, Error> {
+        let room = || {
+            let stats = self.results.stats();
+            stats.bytes < stats.bytes_max / 10 * 9
+        };
+        let put = |key, verdict| self.results.insert(key, Arc::new(verdict));
+        self.journal.remember(put, room).await
     }
 
     /// Memoized results: size and evictions.
@@ -263,7 +284,8 @@ impl Request {
         let long = self.options.long.unwrap_or(folder.manifest().long);
 
         // → known already, being computed for somebody else, or ours to compute
-        let key = |at: usize| digest(folder.revision(), &texts[at], long);
+        let mails: Vec<Digest> = texts.iter().map(Readable::digest).collect();
+        let key = |at: usize| digest(folder.revision(), mails[at], long);
         let urgency = self.options.priority as u8;
         let mut answers: Vec<Option<Answer>> = vec![None; texts.len()];
         let mut open: Vec<usize> = (0..texts.len()).collect();
@@ -276,7 +298,9 @@ impl Request {
                     continue;
                 }
                 match self.pipeline.results.claim(key(at), urgency) {
-                    Claim::Hit(verdict) => answers[at] = Some(Answer::new(verdict, true)),
+                    Claim::Hit(verdict) => {
+                        answers[at] = Some(Answer::new(mails[at], verdict, true));
+                    }
                     Claim::Wait(verdict) => theirs.push((at, verdict)),
                     Claim::Lead(lead) => ours.push((at, Some(lead))),
                 }
@@ -285,13 +309,16 @@ impl Request {
             if !ours.is_empty() {
                 for (at, verdict) in self.compute(version, texts, long, ours).await? {
                     self.try_shadow(version, texts, at, &verdict);
-                    answers[at] = Some(Answer::new(verdict, false));
+                    if !self.options.skip_cache {
+                        self.pipeline.journal.keep(key(at), &verdict);
+                    }
+                    answers[at] = Some(Answer::new(mails[at], verdict, false));
                 }
             }
             let clock = Instant::now();
             for (at, verdict) in theirs {
                 match verdict.await {
-                    Ok(verdict) => answers[at] = Some(Answer::new(verdict, true)),
+                    Ok(verdict) => answers[at] = Some(Answer::new(mails[at], verdict, true)),
                     // Whoever computed it gave up: ask again.
                     Err(_) => open.push(at),
                 }
@@ -459,19 +486,7 @@ async fn off_the_network_if<T: Send + 'static>(
 
 /// All that an answer depends on. Scores are derived from the logits, so what only changes the
 /// scores (function, `top_k`) is not part of it.
-fn digest(revision: &str, text: &Readable, long: LongText) -> Digest {
-    digest_of_text(Digester::new().field(revision.as_bytes()), text, long)
-}
-
-fn digest_of_text(digester: Digester, text: &Readable, long: LongText) -> Digest {
-    match text {
-        Readable::One(text) => digester
-            .field(&[long as u8])
-            .field(&text.subject_bytes.to_le_bytes())
-            .field(text.text.as_bytes()),
-        Readable::Pair(first, second) => {
-            digester.field(b"pair").field(first.as_bytes()).field(second.as_bytes())
-        }
-    }
-    .finish()
+fn digest(revision: &str, mail: Digest, long: LongText) -> Digest {
+    let digester = Digester::new().field(revision.as_bytes());
+    digester.field(&[long as u8]).field(&mail.to_bytes()).finish()
 }

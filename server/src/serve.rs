@@ -5,16 +5,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::serve::ListenerExt;
+use postsort_store::Store;
 use tokio::net::TcpListener;
 
 use crate::config::Config;
 use crate::error::Error;
 use crate::http::{App, router};
+use crate::memory::MemoryReading;
 use crate::pipeline::Pipeline;
+use crate::telemetry::StoreMetrics;
 use crate::unix_socket;
 
 /// How often recorded samples are folded into buckets.
 const METRICS_UPKEEP: Duration = Duration::from_secs(1);
+/// How often the objectives' figures are written down.
+const OBJECTIVES_PERIOD: Duration = Duration::from_secs(60);
+/// How long what waits may take to be written when the server ends.
+const STORE_CLOSE: Duration = Duration::from_secs(5);
 
 /// Serves on `listener`, and on the socket of the settings, until `shutdown` ends; then lets requests finish, for as long as the
 /// settings say.
@@ -28,7 +35,12 @@ pub async fn run(
 ) -> Result<(), Error> {
     let unix = config.listen_unix.as_deref().map(unix_socket::listen).transpose()?;
     let pipeline = Arc::new(Pipeline::new(config)?);
+    let observer = Arc::new(StoreMetrics::new(Arc::clone(&pipeline.metrics)));
+    if let Some(store) = Store::start(config.store.clone(), observer) {
+        pipeline.journal.open(store);
+    }
     let app = App::new(Arc::clone(&pipeline), config)?;
+    let keeping = tokio::spawn(keep(Arc::clone(&pipeline)));
     let upkeep = tokio::spawn(upkeep(Arc::clone(&pipeline)));
     let preload = tokio::spawn(preload(app.clone(), config.preload.clone()));
     let models = tokio::spawn(tend_models(Arc::clone(&pipeline), config.watch, config.idle_unload));
@@ -65,7 +77,27 @@ pub async fn run(
     upkeep.abort();
     preload.abort();
     models.abort();
+    keeping.abort();
+    if let Ok(store) = pipeline.journal.store() {
+        store.close(STORE_CLOSE).await;
+    }
     Ok(())
+}
+
+/// Takes answers of the last run into memory, then writes down the objectives' figures.
+async fn keep(pipeline: Arc<Pipeline>) {
+    let Ok(store) = pipeline.journal.store() else { return };
+    store.opened().await;
+    match pipeline.warm().await {
+        Ok(answers) => tracing::info!(answers, "answers of the last run are in memory"),
+        Err(error) => tracing::warn!(%error, "answers of the last run could not be read"),
+    }
+    let mut ticks = tokio::time::interval(OBJECTIVES_PERIOD);
+    loop {
+        ticks.tick().await;
+        let memory = MemoryReading::take();
+        pipeline.journal.objectives(&pipeline.slo.verdicts(memory.process_share()));
+    }
 }
 
 async fn upkeep(pipeline: Arc<Pipeline>) {

@@ -95,6 +95,7 @@ pub(crate) fn options(models_dir: &Path) -> Options {
         watch_seconds: Some(0),
         // Nothing is kept between tests.
         cache_dir: Some(PathBuf::from("none")),
+        store: Some("none".to_owned()),
         ..Options::default()
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 use postsort_cache::{EvictionReason, Spec};
 use postsort_models::{Found, ModelFolder};
+use postsort_store::RevisionName;
 
 use crate::error::Error;
 use crate::scheduler::CostModel;
@@ -70,6 +71,8 @@ pub struct Version {
     pub cost: CostModel,
     /// The metrics of its model.
     pub(crate) metrics: Arc<ModelMetrics>,
+    /// What the store knows it by.
+    pub(crate) named: Arc<RevisionName>,
 }
 
 impl Spec for Version {
@@ -180,7 +183,13 @@ impl Version {
         metrics: &Arc<ModelMetrics>,
     ) -> Self {
         let key = format!("{name}@{}", folder.revision());
-        Self { key, label, folder, cost: CostModel::default(), metrics: Arc::clone(metrics) }
+        let named = Arc::new(RevisionName {
+            model: name.to_owned(),
+            revision: folder.revision().to_owned(),
+            labels: folder.labels().names().to_vec(),
+        });
+        let metrics = Arc::clone(metrics);
+        Self { key, label, folder, cost: CostModel::default(), metrics, named }
     }
 
     /// Whose share of the engine it uses: the same for all revisions of a model.

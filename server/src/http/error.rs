@@ -17,6 +17,7 @@ impl Error {
             Self::Malformed { .. } => StatusCode::BAD_REQUEST,
             Self::UnknownEndpoint { .. }
             | Self::UnknownModel { .. }
+            | Self::UnknownVerdict { .. }
             | Self::UnknownRevision { .. } => StatusCode::NOT_FOUND,
             Self::Conflict { .. } => StatusCode::CONFLICT,
             Self::OtherSite => StatusCode::FORBIDDEN,
@@ -29,7 +30,9 @@ impl Error {
             Self::LoadFailed { .. }
             | Self::NoRoom { .. }
             | Self::Superseded { .. }
+            | Self::StoreAway { .. }
             | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoStore => StatusCode::NOT_IMPLEMENTED,
             Self::LargerThanBudget { .. } => StatusCode::INSUFFICIENT_STORAGE,
             Self::Inference { .. } | Self::Internal | Self::Setup { .. } => {
                 StatusCode::INTERNAL_SERVER_ERROR
@@ -44,7 +47,10 @@ impl Error {
             }
             Self::Malformed { path, expected, .. } => json!({"path": path, "expected": expected}),
             Self::UnknownEndpoint { method, path } => json!({"method": method, "path": path}),
-            Self::UnknownModel { model } | Self::Superseded { model } => json!({"model": model}),
+            Self::UnknownModel { model }
+            | Self::Superseded { model }
+            | Self::UnknownVerdict { model } => json!({"model": model}),
+            Self::StoreAway { reason } => json!({"reason": reason}),
             Self::UnknownRevision { model, revision } => {
                 json!({"model": model, "revision": revision})
             }
@@ -71,7 +77,11 @@ impl Error {
             Self::LargerThanBudget { model, needed_bytes, budget_bytes } => {
                 json!({"model": model, "needed_bytes": needed_bytes, "budget_bytes": budget_bytes})
             }
-            Self::OtherSite | Self::Draining | Self::Internal | Self::Setup { .. } => json!({}),
+            Self::OtherSite
+            | Self::NoStore
+            | Self::Draining
+            | Self::Internal
+            | Self::Setup { .. } => json!({}),
         }
     }
 
@@ -88,6 +98,7 @@ impl Error {
             | Self::UnknownEndpoint { .. }
             | Self::UnknownModel { .. }
             | Self::UnknownRevision { .. }
+            | Self::UnknownVerdict { .. }
             | Self::Conflict { .. }
             | Self::OtherSite
             | Self::UnsupportedMediaType { .. }
@@ -95,6 +106,8 @@ impl Error {
             Self::Unusable { .. } => "tokenizer",
             Self::NoRoom { .. }
             | Self::Superseded { .. }
+            | Self::NoStore
+            | Self::StoreAway { .. }
             | Self::Draining
             | Self::LoadFailed { .. } => "unhealthy",
             Self::Deadline { .. }

@@ -5,6 +5,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use postsort_cache::ModelState;
+use postsort_store::Store;
 use serde_json::{Value, json};
 
 use super::App;
@@ -62,6 +63,7 @@ pub(super) fn judge(app: &App, memory: &MemoryReading) -> Judgement {
         .map(|(stats, entry)| (entry.name.clone(), stats.last_error.unwrap_or_default()))
         .collect();
     let (reasons, verdicts) = (reasons(app), slo.verdicts(memory.process_share()));
+    let store = app.pipeline.journal.store().ok().map(Store::reading);
     let alarms = alarms(&Situation {
         reasons: &reasons,
         failed: &failed,
@@ -69,6 +71,7 @@ pub(super) fn judge(app: &App, memory: &MemoryReading) -> Judgement {
         memory_used_bytes: catalog.used_bytes(),
         memory_budget_bytes: catalog.budget_bytes(),
         refused_share: slo.refused_share(),
+        store_error: store.as_ref().and_then(|store| store.error.as_deref()),
     });
     Judgement { reasons, verdicts, alarms, failed }
 }
@@ -106,6 +109,7 @@ pub(super) async fn health(State(app): State<App>) -> Response {
         "slo": judgement.verdicts,
         "alerts": judgement.alarms,
         "models": models,
+        "store": app.pipeline.journal.store().ok().map(Store::reading),
         "queued_jobs": app.pipeline.admitted_jobs(),
         "memory": memory_json(&app, &memory),
         "result_cache": {

@@ -7,6 +7,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
+use postsort_store::Store;
 use serde_json::{Value, json};
 
 use super::App;
@@ -47,6 +48,7 @@ pub(super) async fn metrics(State(app): State<App>) -> Response {
             })
             .collect(),
         traces,
+        store: pipeline.journal.store().ok().map(Store::reading),
         vitals,
     };
     // Many models make milliseconds of text: not on a thread that the network needs.
@@ -107,6 +109,7 @@ pub(super) async fn summary(State(app): State<App>) -> Json<Value> {
             "backlog_ms": pipeline.backlog().as_secs_f64() * 1e3,
         },
         "memory": memory_json(&app, &memory),
+        "store": pipeline.journal.store().ok().map(Store::reading),
         "result_cache": {
             "entries": results.entries,
             "bytes": results.bytes,

@@ -6,13 +6,16 @@ mod call;
 mod classify;
 mod dashboard;
 mod error;
+mod feedback;
 mod health;
+mod history;
 mod linger;
 mod measure;
 mod metrics;
 mod models;
 mod oip;
 mod openapi;
+mod stats;
 mod stream;
 mod tei;
 mod trace;
@@ -123,6 +126,9 @@ pub fn router(app: App) -> Router {
         .route("/v1/models/{model}/rollback", post(models::rollback))
         .route("/v1/models/{model}/pin", post(models::pin))
         .route("/v1/models/{model}/unpin", post(models::unpin))
+        .route("/v1/feedback", post(feedback::feedback))
+        .route("/v1/history", get(history::history))
+        .route("/v1/stats", get(stats::stats))
         .merge(tei::routes())
         .merge(oip::routes())
         .route("/livez", get(health::livez))

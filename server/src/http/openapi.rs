@@ -4,7 +4,9 @@ use axum::Router;
 use utoipa::OpenApi;
 use utoipa_swagger_ui::SwaggerUi;
 
-use super::{App, analyze, classify, health, metrics, models, oip, stream, tei};
+use super::{
+    App, analyze, classify, feedback, health, history, metrics, models, oip, stats, stream, tei,
+};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -14,11 +16,12 @@ use super::{App, analyze, classify, health, metrics, models, oip, stream, tei};
         models::unpin, models::rescan, models::reload, models::promote, models::rollback,
         tei::predict, tei::predict_by, tei::info, oip::server, oip::metadata, oip::infer,
         oip::index, health::livez, health::readyz, health::health, metrics::metrics,
-        metrics::summary,
+        metrics::summary, feedback::feedback, history::history, stats::stats,
     ),
     tags(
         (name = "classify", description = "Mail to labels"),
         (name = "models", description = "What there is and what is in memory"),
+        (name = "history", description = "What was said, and whether it was right"),
         (name = "health", description = "For probes and scrapers"),
         (name = "compatible", description = "Text Embeddings Inference and Open Inference Protocol v2"),
     )

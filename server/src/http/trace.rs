@@ -77,7 +77,7 @@ fn log(trace: &RequestTrace, what: &'static str) {
     let note = trace.notes.first();
     let stage = |at: usize| note.map(|note| ms(note.stages[at].1));
     tracing::warn!(
-        request_id = trace.request_id,
+        request_id = &*trace.request_id,
         trace_id = format!("{:032x}", trace.context.trace_id),
         endpoint = trace.endpoint,
         status = trace.status,
@@ -106,11 +106,11 @@ pub(super) async fn trace(
     };
     let context = TraceContext::new(header(request.headers(), TRACEPARENT).as_deref());
     let given = header(request.headers(), REQUEST_ID).filter(|id| usable_request_id(id));
-    let request_id = given.unwrap_or_else(|| format!("{:032x}", context.trace_id));
+    let request_id: Arc<str> = given.unwrap_or_else(|| format!("{:032x}", context.trace_id)).into();
     let method = name(request.method());
     let endpoint = route(&request).to_owned();
 
-    let (mut response, notes) = noting(next.run(request)).await;
+    let (mut response, notes) = noting(Arc::clone(&request_id), next.run(request)).await;
     if let Ok(value) = HeaderValue::from_str(&request_id) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
@@ -118,7 +118,7 @@ pub(super) async fn trace(
         response.headers_mut().insert(TRACEPARENT, value);
     }
     let (status, duration) = (response.status().as_u16(), clock.elapsed());
-    tracing::debug!(request_id, endpoint, status, ?duration, "answered");
+    tracing::debug!(request_id = &*request_id, endpoint, status, ?duration, "answered");
     tracer.tell(RequestTrace {
         context,
         request_id,

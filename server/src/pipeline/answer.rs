@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use postsort_cache::Weigh;
+use postsort_cache::{Digest, Weigh};
 
 use super::Explanation;
 use crate::catalog::{Entry, Version};
@@ -24,6 +24,8 @@ pub struct Classified {
 /// One mail's answer.
 #[derive(Clone, Debug)]
 pub struct Answer {
+    /// Digest of the mail's text.
+    pub mail: Digest,
     /// What the model said.
     pub verdict: Arc<Verdict>,
     /// Whether it was known already.
@@ -36,8 +38,8 @@ pub struct Answer {
 }
 
 impl Answer {
-    pub(super) fn new(verdict: Arc<Verdict>, cached: bool) -> Self {
-        Self { verdict, cached, by: None, explanation: None }
+    pub(super) fn new(mail: Digest, verdict: Arc<Verdict>, cached: bool) -> Self {
+        Self { mail, verdict, cached, by: None, explanation: None }
     }
 }
 
@@ -58,6 +60,44 @@ pub struct Verdict {
     pub confidence: f32,
     /// Tokens that the tokenizer does not know.
     pub unknown_tokens: usize,
+}
+
+/// How [`Verdict::to_bytes`] is laid out; one that is unknown is not read.
+const LAYOUT: u8 = 1;
+
+impl Verdict {
+    /// As it is kept outside of the process: all numbers in little endian.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX).to_le_bytes();
+        let mut bytes = vec![LAYOUT, u8::from(self.truncated)];
+        for number in [self.tokens, self.windows, self.first, self.unknown_tokens] {
+            bytes.extend(count(number));
+        }
+        bytes.extend(self.confidence.to_le_bytes());
+        bytes.extend(self.logits.iter().flat_map(|logit| logit.to_le_bytes()));
+        bytes
+    }
+
+    /// What [`Self::to_bytes`] gave; nothing for whatever else.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let ([layout, truncated], rest) = bytes.split_first_chunk::<2>()?;
+        let (words, more) = rest.as_chunks::<4>();
+        let (head, logits) = words.split_first_chunk::<5>()?;
+        let count = |at: usize| u32::from_le_bytes(head[at]) as usize;
+        let logits: Box<[f32]> = logits.iter().map(|&word| f32::from_le_bytes(word)).collect();
+        let known = *layout == LAYOUT && more.is_empty() && count(2) < logits.len();
+        known.then_some(Self {
+            logits,
+            tokens: count(0),
+            windows: count(1),
+            truncated: *truncated != 0,
+            first: count(2),
+            confidence: f32::from_le_bytes(head[4]),
+            unknown_tokens: count(3),
+        })
+    }
 }
 
 impl Weigh for Verdict {
@@ -110,5 +150,33 @@ impl Timings {
             ("queue", self.queue),
             ("infer", self.infer),
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Verdict;
+
+    #[test]
+    fn a_verdict_is_read_as_it_was_written_and_nothing_else_is() {
+        let verdict = Verdict {
+            logits: [1.5, -0.25, 3.0e-9].into(),
+            tokens: 77,
+            windows: 3,
+            truncated: true,
+            first: 2,
+            confidence: 0.875,
+            unknown_tokens: 4,
+        };
+        let bytes = verdict.to_bytes();
+        assert_eq!(Verdict::from_bytes(&bytes), Some(verdict));
+        (0..bytes.len()).filter(|length| (length + 2) % 4 != 0 || *length < 34).for_each(
+            |length| {
+                assert_eq!(Verdict::from_bytes(&bytes[..length]), None, "{length}");
+            },
+        );
+        let mut other = bytes;
+        other[0] = 2;
+        assert_eq!(Verdict::from_bytes(&other), None);
     }
 }

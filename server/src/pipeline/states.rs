@@ -8,7 +8,7 @@ use postsort_cache::{Claim, Digest, Digester, Lead, Lease, Weigh};
 use postsort_models::{Encoded, LongText, SharedEncoder};
 use tokio::sync::oneshot;
 
-use super::{Request, WAY_BACK, demand, digest_of_text};
+use super::{Request, WAY_BACK, demand};
 use crate::catalog::{LeasedModel, Served};
 use crate::error::Error;
 use crate::input::Readable;
@@ -159,5 +159,5 @@ fn key(
     long: LongText,
 ) -> Digest {
     let digester = Digester::new().field(encoder.key().as_bytes()).field(tokenization);
-    digest_of_text(digester, text, long)
+    digester.field(&[long as u8]).field(&text.digest().to_bytes()).finish()
 }

@@ -32,6 +32,8 @@ pub(crate) struct Situation<'a> {
     pub(crate) memory_used_bytes: u64,
     pub(crate) memory_budget_bytes: u64,
     pub(crate) refused_share: f64,
+    /// What is wrong with the store.
+    pub(crate) store_error: Option<&'a str>,
 }
 
 /// All that holds, the gravest first.
@@ -74,6 +76,9 @@ pub(crate) fn alarms(situation: &Situation<'_>) -> Vec<Alarm> {
         let message = format!("{share:.1} % of requests of the last 5 minutes were refused");
         raise("PostsortShedding", "warning", None, message);
     }
+    if let Some(error) = situation.store_error {
+        raise("PostsortStoreDown", "warning", None, error.to_owned());
+    }
     alarms.sort_by_key(|alarm| alarm.severity);
     alarms
 }
@@ -95,6 +100,7 @@ mod tests {
             memory_used_bytes: 80,
             memory_budget_bytes: 100,
             refused_share: 0.0,
+            store_error: None,
         };
         assert_eq!(alarms(&calm), []);
         slo.record(Outcome::Backend, Duration::from_secs(3));
@@ -104,6 +110,7 @@ mod tests {
             verdicts: &slo.verdicts(0.9),
             memory_used_bytes: 95,
             refused_share: 0.02,
+            store_error: Some("the store is not open"),
             ..calm
         };
         let found: Vec<_> = alarms(&storm).into_iter().map(|alarm| alarm.alert).collect();
@@ -118,6 +125,7 @@ mod tests {
                 "PostsortProcessMemoryHigh",
                 "PostsortMemoryNearBudget",
                 "PostsortShedding",
+                "PostsortStoreDown",
             ]
         );
     }

@@ -9,11 +9,14 @@ use metrics_exporter_prometheus::{
     Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
 
+use postsort_store::StoreReading;
+
 use super::drift::{Drift, DriftSummary};
 use super::exposition::Exposition;
 use super::model_metrics::ModelMetrics;
 use super::names::{self, Kind};
 use super::slo::Verdict;
+use super::store_metrics;
 use super::vitals::Vitals;
 use crate::error::Error;
 
@@ -54,6 +57,7 @@ pub(crate) struct Readings {
     pub(crate) answers: Vec<(String, Vec<String>, DriftSummary)>,
     /// Traces exported and dropped.
     pub(crate) traces: Option<(u64, u64)>,
+    pub(crate) store: Option<StoreReading>,
     pub(crate) vitals: Vitals,
 }
 
@@ -68,6 +72,8 @@ impl Metrics {
             (names::HTTP_DURATION, &DURATION_BUCKETS_SECONDS[..]),
             (names::INFERENCE_DURATION, &DURATION_BUCKETS_SECONDS),
             (names::LOAD_DURATION, &LOAD_BUCKETS_SECONDS),
+            (names::STORE_QUERY, &DURATION_BUCKETS_SECONDS),
+            (names::STORE_JOB, &LOAD_BUCKETS_SECONDS),
             (names::BATCH_TOKENS, &TOKEN_BUCKETS),
             (names::BATCH_JOBS, &JOB_BUCKETS),
         ] {
@@ -143,6 +149,9 @@ impl Readings {
         if let Some((exported, dropped)) = self.traces {
             out.sample(names::TRACES_EXPORTED, &[], exported as f64);
             out.sample(names::TRACES_DROPPED, &[], dropped as f64);
+        }
+        if let Some(store) = &self.store {
+            store_metrics::write(store, &mut out);
         }
         self.vitals.write(&mut out);
         out.into_text()

@@ -73,6 +73,8 @@ impl From<&Error> for Outcome {
             | Error::UnknownEndpoint { .. }
             | Error::UnknownModel { .. }
             | Error::UnknownRevision { .. }
+            | Error::UnknownVerdict { .. }
+            | Error::NoStore
             | Error::Conflict { .. }
             | Error::OtherSite
             | Error::TooLarge { .. }
@@ -87,6 +89,7 @@ impl From<&Error> for Outcome {
             Error::LoadFailed { .. }
             | Error::LargerThanBudget { .. }
             | Error::Superseded { .. }
+            | Error::StoreAway { .. }
             | Error::Inference { .. }
             | Error::Internal
             | Error::Setup { .. } => Self::Backend,

@@ -69,6 +69,17 @@ pub(super) const RUNTIME_BUSY: &str = "postsort_runtime_busy_seconds_total";
 pub(super) const COMPUTE_THREADS: &str = "postsort_compute_threads";
 pub(super) const TRACES_EXPORTED: &str = "postsort_traces_exported_total";
 pub(super) const TRACES_DROPPED: &str = "postsort_traces_dropped_total";
+pub(super) const STORE_UP: &str = "postsort_store_up";
+pub(super) const STORE_QUERY: &str = "postsort_store_query_duration_seconds";
+pub(super) const STORE_QUERY_FAILURES: &str = "postsort_store_query_failures_total";
+pub(super) const STORE_WRITTEN_ROWS: &str = "postsort_store_written_rows_total";
+pub(super) const STORE_LOST_ROWS: &str = "postsort_store_lost_rows_total";
+pub(super) const STORE_QUEUED_ROWS: &str = "postsort_store_queued_rows";
+pub(super) const STORE_CONNECTIONS: &str = "postsort_store_connections";
+pub(super) const STORE_ROWS: &str = "postsort_store_rows";
+pub(super) const STORE_BYTES: &str = "postsort_store_bytes";
+pub(super) const STORE_JOB: &str = "postsort_store_job_duration_seconds";
+pub(super) const STORE_DROPPED_ROWS: &str = "postsort_store_dropped_rows_total";
 pub(super) const BUILD_INFO: &str = "postsort_build_info";
 
 /// What a metric is.
@@ -161,6 +172,17 @@ pub(super) const ALL: &[(&str, Kind, Unit, &str)] = {
         (COMPUTE_THREADS, Gauge, Count, "Threads of the compute pool"),
         (TRACES_EXPORTED, Counter, Count, "Traces that the collector took"),
         (TRACES_DROPPED, Counter, Count, "Traces lost: the queue was full or the collector away"),
+        (STORE_UP, Gauge, Count, "1 if the store is open and took what was last written"),
+        (STORE_QUERY, Histogram, Seconds, "A query's time; `acquire`: waiting for a connection"),
+        (STORE_QUERY_FAILURES, Counter, Count, "Queries that failed or took too long"),
+        (STORE_WRITTEN_ROWS, Counter, Count, "Rows written"),
+        (STORE_LOST_ROWS, Counter, Count, "Rows lost: the queue was full, or the store refused"),
+        (STORE_QUEUED_ROWS, Gauge, Count, "Rows that wait to be written"),
+        (STORE_CONNECTIONS, Gauge, Count, "Connections to the store, by whether they are in use"),
+        (STORE_ROWS, Gauge, Count, "Rows of a table"),
+        (STORE_BYTES, Gauge, Bytes, "Size of the store"),
+        (STORE_JOB, Histogram, Seconds, "A background job's time"),
+        (STORE_DROPPED_ROWS, Counter, Count, "Rows that a background job dropped"),
         (BUILD_INFO, Gauge, Count, "1, with the version as a label"),
     ]
 };

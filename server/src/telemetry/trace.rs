@@ -47,7 +47,7 @@ pub struct RequestTrace {
     /// Its identity.
     pub context: TraceContext,
     /// The id in logs and headers.
-    pub request_id: String,
+    pub request_id: Arc<str>,
     /// HTTP method.
     pub method: &'static str,
     /// The route's pattern.
@@ -62,23 +62,37 @@ pub struct RequestTrace {
     pub notes: Vec<ModelNote>,
 }
 
+/// The request that a task answers.
+struct Scope {
+    request_id: Arc<str>,
+    notes: RefCell<Vec<ModelNote>>,
+}
+
 tokio::task_local! {
-    static NOTES: RefCell<Vec<ModelNote>>;
+    static SCOPE: Scope;
 }
 
 /// Runs a request and collects what models note meanwhile.
-pub(crate) async fn noting<T>(request: impl Future<Output = T>) -> (T, Vec<ModelNote>) {
-    NOTES
-        .scope(RefCell::default(), async {
+pub(crate) async fn noting<T>(
+    request_id: Arc<str>,
+    request: impl Future<Output = T>,
+) -> (T, Vec<ModelNote>) {
+    SCOPE
+        .scope(Scope { request_id, notes: RefCell::default() }, async {
             let answer = request.await;
-            (answer, NOTES.with(RefCell::take))
+            (answer, SCOPE.with(|scope| scope.notes.take()))
         })
         .await
 }
 
 /// Notes what a model did; outside of a request nothing happens.
 pub(crate) fn note(note: impl FnOnce() -> ModelNote) {
-    let _ = NOTES.try_with(|notes| notes.borrow_mut().push(note()));
+    let _ = SCOPE.try_with(|scope| scope.notes.borrow_mut().push(note()));
+}
+
+/// The id of the request that this task answers.
+pub(crate) fn request_id() -> Option<Arc<str>> {
+    SCOPE.try_with(|scope| Arc::clone(&scope.request_id)).ok()
 }
 
 impl TraceContext {
