@@ -26,6 +26,8 @@ TOKENS_MAX = 256
 BATCH = 32
 BINS = 15
 ENCODER = "model-00001-of-00002.safetensors"
+# From fewer texts a temperature is not fitted: it would be that of these texts.
+TEXTS_FOR_TEMPERATURE = 1000
 WAYS = (("truncate", "mean"), ("head_tail", "mean"), ("window", "max"), ("window", "mean"))
 
 
@@ -152,6 +154,8 @@ def main():
         logits = aggregate(windows, aggregation)
         grid = np.exp(np.linspace(math.log(0.3), math.log(5), 200))
         temperature = float(min(grid, key=lambda t: log_loss(logits, labels["validation"], t)))
+        if len(labels["validation"]) < TEXTS_FOR_TEMPERATURE:
+            temperature = 1.0
         tried.append({"long": long, "aggregation": aggregation, "temperature": round(temperature, 3),
                       "log_loss": log_loss(logits, labels["validation"], temperature),
                       **measured(logits, labels["validation"], names)})

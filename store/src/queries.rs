@@ -1,6 +1,8 @@
 //! Every query by name. A test asks both databases how they would run each: none may read a whole
 //! table.
 
+use crate::database::Dialect;
+
 /// A query: its name in metrics and logs, and its text.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Query {
@@ -144,18 +146,23 @@ pub(crate) const OBJECTIVES_DROP: Query =
 /// Rows of one statement that inserts many.
 pub(crate) const ROWS_A_STATEMENT: usize = 64;
 
-/// `INSERT` of `rows` rows of so many columns.
-pub(crate) fn insert_many(head: &str, columns: usize, rows: usize, tail: &str) -> String {
+/// `INSERT` of `rows` rows of so many columns, leaving those alone that are there.
+pub(crate) fn insert_many(dialect: Dialect, head: &str, columns: usize, rows: usize) -> String {
     let mut sql = String::from(head);
     for row in 0..rows {
         sql.push_str(if row == 0 { " VALUES (" } else { ", (" });
         for column in 0..columns {
             let comma = if column == 0 { "" } else { ", " };
-            sql.push_str(&format!("{comma}${}", row * columns + column + 1));
+            sql.push_str(comma);
+            match dialect {
+                // It looks named parameters up one by one, among all that there are.
+                Dialect::Sqlite => sql.push('?'),
+                Dialect::Postgres => sql.push_str(&format!("${}", row * columns + column + 1)),
+            }
         }
         sql.push(')');
     }
-    sql.push_str(tail);
+    sql.push_str(" ON CONFLICT DO NOTHING");
     sql
 }
 

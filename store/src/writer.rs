@@ -159,12 +159,8 @@ async fn put_verdicts(
 ) -> Result<u64, StoreError> {
     let mut added = 0;
     for rows in verdicts.chunks(q::ROWS_A_STATEMENT) {
-        let sql = q::insert_many(
-            q::VERDICTS_PUT,
-            q::VERDICTS_COLUMNS,
-            rows.len(),
-            " ON CONFLICT DO NOTHING",
-        );
+        let sql =
+            q::insert_many(database.dialect, q::VERDICTS_PUT, q::VERDICTS_COLUMNS, rows.len());
         // Full statements are prepared once; those of a rest vary, and would crowd out others.
         let mut insert =
             sqlx::query(AssertSqlSafe(sql)).persistent(rows.len() == q::ROWS_A_STATEMENT);
@@ -233,12 +229,7 @@ async fn put_answers(
 ) -> Result<(u64, u64), StoreError> {
     let (mut added, mut bytes) = (0, 0);
     for rows in answers.chunks(q::ROWS_A_STATEMENT) {
-        let sql = q::insert_many(
-            q::ANSWERS_PUT,
-            q::ANSWERS_COLUMNS,
-            rows.len(),
-            " ON CONFLICT DO NOTHING",
-        );
+        let sql = q::insert_many(database.dialect, q::ANSWERS_PUT, q::ANSWERS_COLUMNS, rows.len());
         let mut insert =
             sqlx::query(AssertSqlSafe(sql)).persistent(rows.len() == q::ROWS_A_STATEMENT);
         for record in rows {

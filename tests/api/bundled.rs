@@ -39,3 +39,38 @@ fn plain_personal_mail_is_no_spam_and_plain_spam_is() {
         assert!(is_spam(&result, threshold), "{text}: {result}");
     }
 }
+
+/// All three by one encoder, in the precision that the spam model alone would have.
+#[test]
+fn the_bundled_models_share_their_encoder_and_answer_at_once() {
+    let server = Server::start(options(&root().join("bundled")));
+    let analyze = |input: Value| {
+        let answer = server.post("/v1/analyze", &json!({"input": input}));
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        answer.json()["results"].clone()
+    };
+    let first = |results: &Value, model: &str| results[model]["labels"][0]["label"].clone();
+    let offer = analyze(json!({
+        "subject": "Lowest mortgage rates in 40 years!",
+        "body": "Refinance now and save thousands, bad credit OK. Click here for your FREE quote.",
+    }));
+    assert_eq!(
+        (first(&offer, "spam"), first(&offer, "topic")),
+        (json!("spam"), json!("advertising"))
+    );
+    let thanks = analyze(json!("The talk was wonderful, we loved every minute of it. Thank you!"));
+    assert_eq!(
+        (first(&thanks, "spam"), first(&thanks, "sentiment")),
+        (json!("ham"), json!("positive"))
+    );
+    let anger =
+        analyze(json!("This is the worst product I ever bought, it broke on the first day."));
+    assert_eq!(first(&anger, "sentiment"), json!("negative"));
+    let models = server.get("/v1/models").json()["models"].as_array().expect("a list").clone();
+    assert_eq!(models.len(), 3);
+    let precision = &models[0]["precision"];
+    for model in &models {
+        assert!(model["shared_bytes"].as_u64().is_some_and(|bytes| bytes > 1 << 20), "{model}");
+        assert_eq!(&model["precision"], precision, "{model}");
+    }
+}
