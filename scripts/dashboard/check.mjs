@@ -14,7 +14,7 @@ const wait = (ms) => new Promise((done) => setTimeout(done, ms));
 
 /** Starts a program; resolves with what `pattern` finds in its standard error. */
 function start(command, args, pattern) {
-  const child = spawn(command, args, { stdio: ["ignore", "ignore", "pipe"] });
+  const child = spawn(command, args, { stdio: ["ignore", "ignore", "pipe"], env: { ...process.env, POSTSORT_STORE: "none" } });
   children.push(child);
   return new Promise((found, failed) => {
     let said = "";

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use postsort_server::config::Options;
 use serde_json::{Value, json};
 
+use crate::cli::stdout;
 use crate::life::metric;
 use crate::postgres::Postgres;
 use crate::server::{Server, copy_folder, fixture, models_dir, options};
@@ -112,6 +113,14 @@ fn what_was_said_can_be_read_again_and_judged() {
     );
     let alone = server.get("/v1/stats?model=distilbert").json();
     assert_eq!(alone["models"].as_object().map(serde_json::Map::len), Some(1));
+
+    // The same as a page for people.
+    let file = models.path().join("report.html");
+    let file = file.to_str().expect("text");
+    stdout(&["report", "--since", "1d", "--output", file, "--server", &server.url], b"");
+    let page = std::fs::read_to_string(file).expect("written");
+    assert!(page.contains("<h2>bert</h2>") && page.contains("<h2>distilbert</h2>"), "{page}");
+    assert!(page.contains("People said what is true of 2 mails"), "{page}");
 
     let text = server.get("/metrics").text;
     assert_eq!(metric(&text, "postsort_store_up"), 1.0);

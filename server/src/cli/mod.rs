@@ -10,6 +10,7 @@ mod mails;
 mod models;
 mod preload;
 mod remote;
+mod report;
 mod serve;
 mod stream;
 
@@ -47,6 +48,8 @@ enum Command {
     Logits(logits::Logits),
     /// The text that a model would read of a mail
     Extract(extract::Extract),
+    /// What was said, and how often it was right: one page with plots
+    Report(report::Report),
     /// What this machine offers, and what is wrong with which model
     Doctor(doctor::Doctor),
 }
@@ -92,6 +95,7 @@ impl Cli {
             Some(Command::Calibrate(command)) => command.run(),
             Some(Command::Logits(command)) => command.run(),
             Some(Command::Extract(command)) => command.run(),
+            Some(Command::Report(command)) => command.run(),
             Some(Command::Doctor(command)) => command.run(),
         }
     }

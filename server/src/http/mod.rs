@@ -40,6 +40,7 @@ use crate::telemetry::HttpMetrics;
 pub(crate) use body::parse;
 pub use classify::{ClassifyRequest, ClassifyResponse, ClassifyResult, Presentation};
 pub(crate) use error::error_json;
+pub(crate) use stats::{Hour, HourObjectives, ModelSums, StatsResponse};
 pub use trace::Tracer;
 
 /// What handlers share.

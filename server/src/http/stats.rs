@@ -28,7 +28,7 @@ pub(super) struct StatsQuery {
 }
 
 /// Sums by model.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[derive(Debug, Deserialize, Serialize, utoipa::ToSchema)]
 pub(crate) struct StatsResponse {
     /// From the hour of this time.
     pub(crate) since: String,
@@ -41,7 +41,7 @@ pub(crate) struct StatsResponse {
 }
 
 /// One model's sums.
-#[derive(Debug, Default, Serialize, utoipa::ToSchema)]
+#[derive(Debug, Default, Deserialize, Serialize, utoipa::ToSchema)]
 pub(crate) struct ModelSums {
     /// All of it.
     #[serde(flatten)]
@@ -55,7 +55,7 @@ pub(crate) struct ModelSums {
 }
 
 /// One hour's sums.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[derive(Debug, Deserialize, Serialize, utoipa::ToSchema)]
 pub(crate) struct Hour {
     /// Its begin, RFC 3339.
     pub(crate) hour: String,
@@ -64,7 +64,7 @@ pub(crate) struct Hour {
 }
 
 /// Sums over mails.
-#[derive(Debug, Default, Serialize, utoipa::ToSchema)]
+#[derive(Debug, Default, Deserialize, Serialize, utoipa::ToSchema)]
 pub(crate) struct Sums {
     /// Mails.
     pub(crate) mails: i64,
@@ -81,7 +81,7 @@ pub(crate) struct Sums {
 }
 
 /// What people said of a model's verdicts.
-#[derive(Debug, Default, Serialize, utoipa::ToSchema)]
+#[derive(Debug, Default, Deserialize, Serialize, utoipa::ToSchema)]
 pub(crate) struct FeedbackSums {
     /// Mails of which somebody told the true label.
     pub(crate) mails: i64,
@@ -92,7 +92,7 @@ pub(crate) struct FeedbackSums {
 }
 
 /// Mails of which one label was said and one is true.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[derive(Debug, Deserialize, Serialize, utoipa::ToSchema)]
 pub(crate) struct Confusion {
     /// What the model said.
     pub(crate) predicted: String,
@@ -103,7 +103,7 @@ pub(crate) struct Confusion {
 }
 
 /// The worst of the objectives' figures of an hour.
-#[derive(Debug, Default, PartialEq, Serialize, utoipa::ToSchema)]
+#[derive(Debug, Default, Deserialize, PartialEq, Serialize, utoipa::ToSchema)]
 pub(crate) struct HourObjectives {
     /// Its begin, RFC 3339.
     pub(crate) hour: String,
