@@ -170,7 +170,28 @@ async fn prepare(connection: &mut AnyConnection, statement_ms: u128) -> Result<(
     } else {
         sqlx::AssertSqlSafe(format!("SET statement_timeout = {statement_ms}")).into_sql_str()
     };
-    connection.execute(sqlx::raw_sql(settings)).await.map(drop)
+    connection.execute(sqlx::raw_sql(settings)).await?;
+    give_way();
+    Ok(())
+}
+
+/// SQLite computes in threads of this process, sqlx's own, one a connection: they give way to those
+/// that answer requests. A kernel without a list of threads leaves them as they are.
+fn give_way() {
+    /// As the kernel cuts `sqlx-sqlite-worker-0`.
+    const NAME: &str = "sqlx-sqlite-wor";
+    const NICENESS: i32 = 10;
+    let Ok(threads) = std::fs::read_dir("/proc/self/task") else { return };
+    for thread in threads.flatten() {
+        let name = std::fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
+        let id = thread.file_name().to_str().and_then(|id| id.parse().ok());
+        if name.trim_end() == NAME
+            && let Some(id) = id.and_then(rustix::process::Pid::from_raw)
+        {
+            // Without the right to, it stays as it is.
+            let _ = rustix::process::setpriority_process(Some(id), NICENESS);
+        }
+    }
 }
 
 fn migrations(dialect: Dialect) -> Vec<Migration> {

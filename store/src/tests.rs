@@ -59,6 +59,16 @@ async fn on_each_kind<T: Future<Output = ()>>(test: impl Fn(StoreSettings) -> T)
     }
 }
 
+/// Niceness of SQLite's threads: the 19th field of `stat`, which follows the name in brackets.
+fn sqlite_threads_niceness() -> Vec<i32> {
+    let threads = std::fs::read_dir("/proc/self/task").expect("lists").flatten();
+    threads
+        .filter_map(|thread| std::fs::read_to_string(thread.path().join("stat")).ok())
+        .filter(|stat| stat.contains("(sqlx-sqlite-wor"))
+        .filter_map(|stat| stat.rsplit(')').next()?.split_whitespace().nth(16)?.parse().ok())
+        .collect()
+}
+
 /// What it says is wrong with it, when it says so.
 async fn error_of(store: &Store) -> String {
     let deadline = std::time::Instant::now() + FLUSH;
@@ -162,6 +172,9 @@ async fn verdicts_come_back_page_by_page() {
 
         let reading = store.reading();
         assert_eq!((reading.up, reading.written_rows_total, reading.queued_rows), (true, 200, 0));
+        if reading.kind == "sqlite" && cfg!(target_os = "linux") {
+            assert!(sqlite_threads_niceness().contains(&10), "SQLite's threads give way");
+        }
         assert!(reading.connections > 0);
         assert!(seen.queries.lock().contains_key("history_mail"));
         store.close(FLUSH).await;
