@@ -111,6 +111,7 @@ fn what_was_said_can_be_read_again_and_judged() {
             .map(|hours| hours.iter().filter_map(|hour| hour["mails"].as_i64()).sum()),
         Some(5_i64)
     );
+    assert_eq!(server.get("/v1/stats?since=9999y").json()["since"], "1970-01-01T00:00:00Z");
     let alone = server.get("/v1/stats?model=distilbert").json();
     assert_eq!(alone["models"].as_object().map(serde_json::Map::len), Some(1));
 

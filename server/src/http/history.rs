@@ -154,8 +154,10 @@ pub(super) fn digest(path: &str, text: &str) -> Result<[u8; 16], Error> {
 /// A time, or one that is so long ago.
 pub(super) fn time(path: &str, given: Option<&str>) -> Result<Option<SystemTime>, Error> {
     let Some(given) = given else { return Ok(None) };
-    let ago = |age: Duration| SystemTime::now().checked_sub(age);
-    let time = humantime::parse_duration(given).ok().and_then(ago);
+    // Nothing is older than that.
+    let first = SystemTime::UNIX_EPOCH;
+    let ago = |age: Duration| SystemTime::now().checked_sub(age).map_or(first, |at| at.max(first));
+    let time = humantime::parse_duration(given).ok().map(ago);
     let time = time.or_else(|| humantime::parse_rfc3339_weak(given).ok());
     time.map(Some).ok_or_else(|| Error::malformed(path, "a time (RFC 3339) or an age (`7d`)"))
 }
@@ -175,7 +177,9 @@ mod tests {
         let at = time("since", Some("2026-01-02T03:04:05Z")).expect("a time").expect("given");
         assert_eq!(humantime::format_rfc3339(at).to_string(), "2026-01-02T03:04:05Z");
         assert_eq!(time("since", None).expect("none"), None);
-        for wrong in ["yesterday", "", "-7d", "99999999999y"] {
+        let ever = time("since", Some("99999999999y")).expect("an age");
+        assert_eq!(ever, Some(SystemTime::UNIX_EPOCH));
+        for wrong in ["yesterday", "", "-7d", "7 parsecs"] {
             assert!(time("since", Some(wrong)).is_err(), "{wrong}");
         }
     }
