@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
-use sqlx::{Row, query};
+use sqlx::{Any, AnyConnection, Row, Transaction, query};
 
 use crate::database::{Database, Dialect};
 use crate::id::{id_from, unix_hour, unix_ms};
@@ -16,15 +16,19 @@ use crate::{Inner, StoreError};
 const ROWS_A_TURN: i64 = 1000;
 /// Between two turns: upkeep has the least priority.
 const REST: Duration = Duration::from_millis(50);
+/// How often to look whether the database is open.
+const LOOK: Duration = Duration::from_millis(100);
 /// Freed pages that one turn gives back to the file system.
 const PAGES_A_TURN: u32 = 256;
 
 pub(crate) async fn tend(inner: Arc<Inner>) {
     loop {
-        if let Ok(database) = inner.database() {
-            // What fails is tried again at the next time.
-            let _ = tend_once(&inner, &database).await;
-        }
+        let Ok(database) = inner.database() else {
+            tokio::time::sleep(LOOK).await;
+            continue;
+        };
+        // What fails is tried again at the next time.
+        let _ = tend_once(&inner, &database).await;
         tokio::time::sleep(inner.settings.upkeep_period).await;
     }
 }
@@ -36,10 +40,9 @@ pub(crate) async fn tend_once(inner: &Inner, database: &Database) -> Result<(), 
     let sums_from = ago(settings.sums_age_max);
 
     let oldest = id_from(ago(settings.verdicts_age_max));
-    job(inner, "verdicts_age", drop_verdicts(database, oldest, u64::MAX)).await?;
-    let verdicts = size(database, "verdicts").await?.0;
-    let excess = verdicts.saturating_sub(settings.verdicts_max);
-    job(inner, "verdicts_rows", drop_verdicts(database, i64::MAX, excess)).await?;
+    job(inner, "verdicts_age", drop_verdicts(database, oldest, 0)).await?;
+    let verdicts_max = settings.verdicts_max;
+    job(inner, "verdicts_rows", drop_verdicts(database, i64::MAX, verdicts_max)).await?;
     job(inner, "feedback_age", drop_feedback(database, unix_ms(sums_from))).await?;
     job(inner, "sums_age", drop_sums(database, sums_from)).await?;
     job(inner, "answers_bytes", drop_answers(database, settings.answers_bytes_max)).await?;
@@ -64,23 +67,23 @@ async fn job(
     Ok(())
 }
 
-/// Drops the oldest verdicts below an id, `most` at most.
-async fn drop_verdicts(database: &Database, below: i64, most: u64) -> Result<u64, StoreError> {
+/// Drops the oldest verdicts below an id until so many are left.
+async fn drop_verdicts(database: &Database, below: i64, left: u64) -> Result<u64, StoreError> {
     let mut dropped = 0;
-    while dropped < most {
-        let turn = ROWS_A_TURN.min(i64::try_from(most - dropped).unwrap_or(i64::MAX));
+    loop {
         let mut open = database.begin().await?;
+        let (rows, _) = locked_size(database, &mut open, "verdicts").await?;
+        let turn = ROWS_A_TURN.min(signed(rows.saturating_sub(left)));
         let drop = query(q::VERDICTS_DROP.sql).bind(below).bind(turn).execute(&mut *open);
         let rows = database.run(q::VERDICTS_DROP.name, drop).await?.rows_affected();
         change_size(database, &mut open, "verdicts", (-signed(rows), 0)).await?;
         database.commit(open).await?;
         dropped += rows;
-        if signed(rows) < turn {
-            break;
+        if signed(rows) < ROWS_A_TURN {
+            return Ok(dropped);
         }
         tokio::time::sleep(REST).await;
     }
-    Ok(dropped)
 }
 
 async fn drop_feedback(database: &Database, before_ms: i64) -> Result<u64, StoreError> {
@@ -117,14 +120,14 @@ async fn drop_sums(database: &Database, before: SystemTime) -> Result<u64, Store
 async fn drop_answers(database: &Database, bytes_max: u64) -> Result<u64, StoreError> {
     let mut dropped = 0;
     loop {
-        let (rows, bytes) = size(database, "answers").await?;
+        let mut open = database.begin().await?;
+        let (rows, bytes) = locked_size(database, &mut open, "answers").await?;
         if bytes <= bytes_max {
             break;
         }
         // They are of like size: so many of them are too much.
         let excess = (bytes - bytes_max) * rows.max(1) / bytes + 1;
         let turn = ROWS_A_TURN.min(signed(excess));
-        let mut open = database.begin().await?;
         let oldest = query(q::ANSWERS_OLDEST.sql).bind(turn).fetch_one(&mut *open);
         let oldest = database.run(q::ANSWERS_OLDEST.name, oldest).await?;
         let failed = |error: sqlx::Error| StoreError::query(q::ANSWERS_OLDEST.name, &error);
@@ -151,7 +154,14 @@ async fn vacuum(database: &Database) -> Result<u64, StoreError> {
 
 async fn sizes(database: &Database) -> Result<Vec<(String, u64, u64)>, StoreError> {
     let mut connection = database.acquire().await?;
-    let rows = query(q::SIZES.sql).fetch_all(&mut *connection);
+    read_sizes(database, &mut connection).await
+}
+
+async fn read_sizes(
+    database: &Database,
+    connection: &mut AnyConnection,
+) -> Result<Vec<(String, u64, u64)>, StoreError> {
+    let rows = query(q::SIZES.sql).fetch_all(connection);
     let rows = database.run(q::SIZES.name, rows).await?;
     let read = |row: &sqlx::any::AnyRow| -> Result<_, sqlx::Error> {
         let count = |name| row.try_get::<i64, _>(name).map(|count| count.try_into().unwrap_or(0));
@@ -162,8 +172,16 @@ async fn sizes(database: &Database) -> Result<Vec<(String, u64, u64)>, StoreErro
         .collect()
 }
 
-async fn size(database: &Database, table: &str) -> Result<(u64, u64), StoreError> {
-    let all = sizes(database).await?;
+/// A table's rows and bytes, which nobody else changes before the transaction ends: several replicas
+/// must not each drop the same excess.
+async fn locked_size(
+    database: &Database,
+    open: &mut Transaction<'static, Any>,
+    table: &'static str,
+) -> Result<(u64, u64), StoreError> {
+    let lock = query(q::SIZES_ADD.sql).bind(table).bind(0_i64).bind(0_i64).execute(&mut **open);
+    database.run(q::SIZES_ADD.name, lock).await?;
+    let all = read_sizes(database, open).await?;
     let of = all.into_iter().find(|(name, ..)| name == table);
     Ok(of.map_or((0, 0), |(_, rows, bytes)| (rows, bytes)))
 }

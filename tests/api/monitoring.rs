@@ -304,9 +304,16 @@ fn alerts_dashboards_and_documentation_know_the_metrics() {
     std::fs::write(dir.path().join("bert/postsort.toml"), reference).expect("writes");
     let mut settings = options(dir.path());
     settings.traces.endpoint = Some("http://127.0.0.1:1".to_owned());
+    settings.store = Some(format!("sqlite:{}", dir.path().join("store.db").display()));
     let server = Server::start(settings);
     server.classify(&json!({"inputs": "a"}));
-    let text = server.get("/metrics").text;
+    let mut text = server.get("/metrics").text;
+    // The last to come are those of the store's upkeep.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while !text.contains("postsort_store_rows") && std::time::Instant::now() < deadline {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        text = server.get("/metrics").text;
+    }
     let names = |text: &str| -> BTreeSet<String> {
         text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
             .filter(|word| word.starts_with("postsort_"))
