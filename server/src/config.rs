@@ -262,15 +262,17 @@ impl Options {
             None => user_state_dir()
                 .map_or(StoreKind::None, |dir| StoreKind::Sqlite(dir.join("store.db"))),
         };
+        let defaults = StoreSettings::new(store);
+        let days = |days: u64| Duration::from_secs(days.saturating_mul(86_400));
         let store = StoreSettings {
-            verdicts_age_max: Duration::from_secs(self.store_days_max.unwrap_or(30) * 86_400),
-            verdicts_max: self.store_verdicts_max.unwrap_or(10_000_000),
+            verdicts_age_max: self.store_days_max.map_or(defaults.verdicts_age_max, days),
+            verdicts_max: self.store_verdicts_max.unwrap_or(defaults.verdicts_max),
             // Another version or precision may say something else of the same text.
             answers_space: format!("{}/{precision:?}/{device:?}", env!("CARGO_PKG_VERSION")),
             // An answer in memory takes eight times its bytes in the store: what memory has no room for
             // is not kept either.
             answers_bytes_max: result_cache_bytes_max / 8,
-            ..StoreSettings::new(store)
+            ..defaults
         };
         Ok(Config {
             models_dir,

@@ -265,9 +265,6 @@ impl Error {
 
 impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::UnknownVerdict => Self::UnknownVerdict { model: String::new() },
-            other => Self::StoreAway { reason: other.to_string() },
-        }
+        Self::StoreAway { reason: error.to_string() }
     }
 }

@@ -90,7 +90,7 @@ impl Store {
             .bind(&predicted)
             .execute(&mut *open);
         database.run(q::FEEDBACK_PUT.name, put).await?;
-        add_size(&database, &mut open, "feedback", (u64::from(former.is_none()), 0)).await?;
+        add_size(&database, &mut open, "feedback", (i64::from(former.is_none()), 0)).await?;
         database.commit(open).await?;
         Ok(Feedback { mail, predicted, former: said_before })
     }

@@ -9,7 +9,7 @@ use sqlx::{Any, AnyConnection, Row, Transaction, query};
 use crate::database::{Database, Dialect};
 use crate::id::{id_from, unix_hour, unix_ms};
 use crate::queries as q;
-use crate::writer::change_size;
+use crate::writer::{add_size, signed};
 use crate::{Inner, StoreError};
 
 /// Rows that one transaction drops: the writer waits no longer than this takes.
@@ -39,11 +39,12 @@ pub(crate) async fn tend_once(inner: &Inner, database: &Database) -> Result<(), 
     let ago = |age: Duration| now.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
     let sums_from = ago(settings.sums_age_max);
 
+    let (verdicts, feedback) = (("verdicts", q::VERDICTS_DROP), ("feedback", q::FEEDBACK_DROP));
     let oldest = id_from(ago(settings.verdicts_age_max));
-    job(inner, "verdicts_age", drop_verdicts(database, oldest, 0)).await?;
-    let verdicts_max = settings.verdicts_max;
-    job(inner, "verdicts_rows", drop_verdicts(database, i64::MAX, verdicts_max)).await?;
-    job(inner, "feedback_age", drop_feedback(database, unix_ms(sums_from))).await?;
+    job(inner, "verdicts_age", drop_oldest(database, verdicts, oldest, 0)).await?;
+    let excess = drop_oldest(database, verdicts, i64::MAX, settings.verdicts_max);
+    job(inner, "verdicts_rows", excess).await?;
+    job(inner, "feedback_age", drop_oldest(database, feedback, unix_ms(sums_from), 0)).await?;
     job(inner, "sums_age", drop_sums(database, sums_from)).await?;
     job(inner, "answers_bytes", drop_answers(database, settings.answers_bytes_max)).await?;
     if database.dialect == Dialect::Sqlite {
@@ -67,33 +68,21 @@ async fn job(
     Ok(())
 }
 
-/// Drops the oldest verdicts below an id until so many are left.
-async fn drop_verdicts(database: &Database, below: i64, left: u64) -> Result<u64, StoreError> {
+/// Drops a table's oldest rows below a bound, an id or a time, until so many are left.
+async fn drop_oldest(
+    database: &Database,
+    (table, which): (&'static str, q::Query),
+    below: i64,
+    left: u64,
+) -> Result<u64, StoreError> {
     let mut dropped = 0;
     loop {
         let mut open = database.begin().await?;
-        let (rows, _) = locked_size(database, &mut open, "verdicts").await?;
+        let (rows, _) = locked_size(database, &mut open, table).await?;
         let turn = ROWS_A_TURN.min(signed(rows.saturating_sub(left)));
-        let drop = query(q::VERDICTS_DROP.sql).bind(below).bind(turn).execute(&mut *open);
-        let rows = database.run(q::VERDICTS_DROP.name, drop).await?.rows_affected();
-        change_size(database, &mut open, "verdicts", (-signed(rows), 0)).await?;
-        database.commit(open).await?;
-        dropped += rows;
-        if signed(rows) < ROWS_A_TURN {
-            return Ok(dropped);
-        }
-        tokio::time::sleep(REST).await;
-    }
-}
-
-async fn drop_feedback(database: &Database, before_ms: i64) -> Result<u64, StoreError> {
-    let mut dropped = 0;
-    loop {
-        let mut open = database.begin().await?;
-        let drop =
-            query(q::FEEDBACK_DROP.sql).bind(before_ms).bind(ROWS_A_TURN).execute(&mut *open);
-        let rows = database.run(q::FEEDBACK_DROP.name, drop).await?.rows_affected();
-        change_size(database, &mut open, "feedback", (-signed(rows), 0)).await?;
+        let drop = query(which.sql).bind(below).bind(turn).execute(&mut *open);
+        let rows = database.run(which.name, drop).await?.rows_affected();
+        add_size(database, &mut open, table, (-signed(rows), 0)).await?;
         database.commit(open).await?;
         dropped += rows;
         if signed(rows) < ROWS_A_TURN {
@@ -134,7 +123,7 @@ async fn drop_answers(database: &Database, bytes_max: u64) -> Result<u64, StoreE
         let bytes: i64 = oldest.try_get("byte_count").map_err(failed)?;
         let drop = query(q::ANSWERS_DROP.sql).bind(turn).execute(&mut *open);
         let rows = database.run(q::ANSWERS_DROP.name, drop).await?.rows_affected();
-        change_size(database, &mut open, "answers", (-signed(rows), -bytes)).await?;
+        add_size(database, &mut open, "answers", (-signed(rows), -bytes)).await?;
         database.commit(open).await?;
         dropped += rows;
         if rows == 0 {
@@ -196,8 +185,4 @@ async fn database_bytes(database: &Database) -> Result<u64, StoreError> {
     let mut connection = database.acquire().await?;
     let bytes = sqlx::query_scalar::<_, i64>(sql).fetch_one(&mut *connection);
     Ok(database.run("database_bytes", bytes).await?.try_into().unwrap_or(0))
-}
-
-fn signed(count: u64) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
 }

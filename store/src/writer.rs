@@ -121,10 +121,10 @@ async fn write_batch(
     // None of them is new: this batch was written, and only the answer to that was lost.
     if verdicts > 0 || batch.verdicts.is_empty() {
         put_hours(database, &mut open, &batch.verdicts, revisions).await?;
-        add_size(database, &mut open, "verdicts", (verdicts, 0)).await?;
+        add_size(database, &mut open, "verdicts", (signed(verdicts), 0)).await?;
         let space = &inner.settings.answers_space;
-        let answers = put_answers(database, &mut open, &batch.answers, space).await?;
-        add_size(database, &mut open, "answers", answers).await?;
+        let (rows, bytes) = put_answers(database, &mut open, &batch.answers, space).await?;
+        add_size(database, &mut open, "answers", (signed(rows), signed(bytes))).await?;
         for record in &batch.objectives {
             put_objectives(database, &mut open, record, inner.ids.replica).await?;
         }
@@ -266,18 +266,8 @@ async fn put_objectives(
     database.run(q::OBJECTIVES_PUT.name, put).await.map(drop)
 }
 
-/// Keeps the book of a table's rows and bytes.
+/// Keeps the book of a table's rows and bytes: what came, or went.
 pub(crate) async fn add_size(
-    database: &Database,
-    open: &mut Open,
-    table: &'static str,
-    (rows, bytes): (u64, u64),
-) -> Result<(), StoreError> {
-    let signed = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-    change_size(database, open, table, (signed(rows), signed(bytes))).await
-}
-
-pub(crate) async fn change_size(
     database: &Database,
     open: &mut Open,
     table: &'static str,
@@ -292,4 +282,8 @@ pub(crate) async fn change_size(
 
 fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+pub(crate) fn signed(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }

@@ -2,7 +2,8 @@
 
 use axum::Json;
 use axum::extract::State;
-use postsort_store::Of;
+use postsort_cache::Digest;
+use postsort_store::{Of, StoreError};
 use serde::{Deserialize, Serialize};
 
 use super::App;
@@ -69,14 +70,13 @@ pub(super) async fn feedback(
         (None, Some(request_id)) => Of::Request(request_id, call.item),
         _ => return Err(Error::malformed("body", "either mail or request_id")),
     };
-    let said = store.feedback(&of, &entry.name, &call.label).await.map_err(|error| {
-        match Error::from(error) {
-            Error::UnknownVerdict { .. } => Error::UnknownVerdict { model: entry.name.clone() },
-            other => other,
-        }
-    })?;
+    let said =
+        store.feedback(&of, &entry.name, &call.label).await.map_err(|error| match error {
+            StoreError::UnknownVerdict => Error::UnknownVerdict { model: entry.name.clone() },
+            away => away.into(),
+        })?;
     Ok(Json(FeedbackResponse {
-        mail: said.mail.iter().map(|byte| format!("{byte:02x}")).collect(),
+        mail: Digest::from_bytes(said.mail).to_string(),
         model: entry.name.clone(),
         agrees: said.predicted == call.label,
         predicted: said.predicted,

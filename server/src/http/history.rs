@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use axum::Json;
 use axum::extract::{Query, State};
 use axum::http::Uri;
+use postsort_cache::Digest;
 use postsort_store::{HistoryFilter, HistoryItem};
 use serde::{Deserialize, Serialize};
 
@@ -129,7 +130,7 @@ impl From<HistoryItem> for HistoryVerdict {
             at: humantime::format_rfc3339_millis(item.at).to_string(),
             request_id: item.request_id,
             item: item.item,
-            mail: item.mail.iter().map(|byte| format!("{byte:02x}")).collect(),
+            mail: Digest::from_bytes(item.mail).to_string(),
             model: item.model,
             revision: item.revision,
             answered_by: item.answered_by,
