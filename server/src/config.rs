@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use postsort_email::Cuts;
-use postsort_models::{ComputePool, DeviceKind, LoadOptions, Precision};
+use postsort_cache::SharedSettings;
+use postsort_models::{ComputePool, DeviceKind, LoadOptions, Precision, kernels};
 use postsort_store::{StoreKind, StoreSettings};
 use serde::Deserialize;
 
@@ -103,6 +104,15 @@ pub struct Options {
     /// How many verdicts are kept [default: 10000000]
     #[arg(long, env = "POSTSORT_STORE_VERDICTS_MAX", value_name = "N")]
     pub store_verdicts_max: Option<u64>,
+    /// Redis or Valkey server where replicas share their answers: redis://HOST:PORT, rediss://…
+    #[arg(long, env = "POSTSORT_SHARED_CACHE", value_name = "URL", hide_env_values = true)]
+    pub shared_cache: Option<String>,
+    /// How long an answer of the shared cache is waited for, in milliseconds [default: 3]
+    #[arg(long, env = "POSTSORT_SHARED_CACHE_TIMEOUT_MS", value_name = "MS")]
+    pub shared_cache_timeout_ms: Option<u64>,
+    /// How many hours an answer stays in the shared cache [default: 168]
+    #[arg(long, env = "POSTSORT_SHARED_CACHE_HOURS_MAX", value_name = "N")]
+    pub shared_cache_hours_max: Option<u64>,
     /// Service level objectives; `[slo]` in the file.
     #[command(flatten)]
     pub slo: SloOptions,
@@ -154,6 +164,8 @@ pub struct Config {
     pub traces: TraceSettings,
     /// What outlives the process, and where.
     pub store: StoreSettings,
+    /// What several processes share.
+    pub shared_cache: Option<SharedSettings>,
 }
 
 /// Limits of one request.
@@ -222,6 +234,11 @@ impl Options {
             store: self.store.or(other.store),
             store_days_max: self.store_days_max.or(other.store_days_max),
             store_verdicts_max: self.store_verdicts_max.or(other.store_verdicts_max),
+            shared_cache: self.shared_cache.or(other.shared_cache),
+            shared_cache_timeout_ms: self
+                .shared_cache_timeout_ms
+                .or(other.shared_cache_timeout_ms),
+            shared_cache_hours_max: self.shared_cache_hours_max.or(other.shared_cache_hours_max),
             slo: self.slo.or(other.slo),
             traces: self.traces.or(other.traces),
         }
@@ -262,13 +279,24 @@ impl Options {
             None => user_state_dir()
                 .map_or(StoreKind::None, |dir| StoreKind::Sqlite(dir.join("store.db"))),
         };
+        let answers_space = answers_space(precision, device);
+        let timeout = at_least_one("shared_cache_timeout_ms", self.shared_cache_timeout_ms, 3)?;
+        let hours = at_least_one("shared_cache_hours_max", self.shared_cache_hours_max, 168)?;
+        let shared_cache = self
+            .shared_cache
+            .map(|address| {
+                let age_max = Duration::from_secs(hours.saturating_mul(3600));
+                let timeout = Duration::from_millis(timeout);
+                SharedSettings::new(&address, timeout, age_max, answers_space.clone())
+            })
+            .transpose()
+            .map_err(|e| Error::setup("setting shared_cache", e))?;
         let defaults = StoreSettings::new(store);
         let days = |days: u64| Duration::from_secs(days.saturating_mul(86_400));
         let store = StoreSettings {
             verdicts_age_max: self.store_days_max.map_or(defaults.verdicts_age_max, days),
             verdicts_max: self.store_verdicts_max.unwrap_or(defaults.verdicts_max),
-            // Another version or precision may say something else of the same text.
-            answers_space: format!("{}/{precision:?}/{device:?}", env!("CARGO_PKG_VERSION")),
+            answers_space,
             // An answer in memory takes eight times its bytes in the store: what memory has no room for
             // is not kept either.
             answers_bytes_max: result_cache_bytes_max / 8,
@@ -291,6 +319,7 @@ impl Options {
             precision,
             device,
             store,
+            shared_cache,
             threads: at_least_one("threads", self.threads, cpus())?,
             cache_dir: self
                 .cache_dir
@@ -373,14 +402,28 @@ fn bytes(name: &str, given: Option<&str>, default: &str) -> Result<usize, Error>
     at_least_one(name, Some(usize::try_from(bytes).unwrap_or(usize::MAX)), 1)
 }
 
+/// Another version or precision may say something else of the same text; which precision `auto` picks
+/// depends on the CPU's kernels.
+fn answers_space(precision: Precision, device: DeviceKind) -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    match precision {
+        Precision::Auto => format!("{version}/auto/{}/{device:?}", kernels().level),
+        given => format!("{version}/{given:?}/{device:?}"),
+    }
+}
+
 /// Zero turns it off.
 fn seconds(seconds: u64) -> Option<Duration> {
     Some(Duration::from_secs(seconds)).filter(|duration| !duration.is_zero())
 }
 
-fn at_least_one(name: &str, given: Option<usize>, default: usize) -> Result<usize, Error> {
+fn at_least_one<T: Default + PartialEq>(
+    name: &str,
+    given: Option<T>,
+    default: T,
+) -> Result<T, Error> {
     match given.unwrap_or(default) {
-        0 => Err(Error::setup(format!("setting {name}"), "must be at least 1")),
+        none if none == T::default() => Err(Error::setup(format!("setting {name}"), "must be at least 1")),
         n => Ok(n),
     }
 }

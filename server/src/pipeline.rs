@@ -6,6 +6,7 @@ mod cascade;
 mod demand;
 mod explain;
 mod shadow;
+mod shared;
 mod states;
 mod watch;
 
@@ -28,6 +29,7 @@ pub use analyze::Analyzed;
 use analyze::Encodings;
 pub use answer::{Answer, Classified, Timings, Verdict};
 pub use explain::{Explanation, Part};
+pub use shared::SharedAnswers;
 use states::States;
 use watch::RequestWatch;
 
@@ -50,6 +52,8 @@ pub struct Pipeline {
     pub limits: RequestLimits,
     /// Writes down what was said.
     pub journal: Journal,
+    /// What other processes know.
+    pub shared: SharedAnswers,
     results: ResultCache<Verdict>,
     /// What encoders that several models share made of texts.
     states: ResultCache<States>,
@@ -98,6 +102,7 @@ impl Pipeline {
             slo: SloWatch::new(config.objectives),
             limits: config.limits,
             journal: Journal::default(),
+            shared: SharedAnswers::default(),
             results: ResultCache::new(config.result_cache_bytes_max),
             states: ResultCache::new(config.state_cache_bytes_max),
             scheduler: Scheduler::start(config.scheduler)
@@ -288,6 +293,7 @@ impl Request {
         let key = |at: usize| digest(folder.revision(), mails[at], long);
         let urgency = self.options.priority as u8;
         let mut answers: Vec<Option<Answer>> = vec![None; texts.len()];
+        let mut shared_hits = 0;
         let mut open: Vec<usize> = (0..texts.len()).collect();
         while !open.is_empty() {
             let (mut ours, mut theirs) = (Vec::<Ours>::new(), Vec::new());
@@ -305,12 +311,19 @@ impl Request {
                     Claim::Lead(lead) => ours.push((at, Some(lead))),
                 }
             }
+            // → known to another process
+            let (known, ours) = self.pipeline.shared.get(folder, ours, key).await;
+            shared_hits += known.len();
+            for (at, verdict) in known {
+                answers[at] = Some(Answer::new(mails[at], verdict, true));
+            }
             self.timings.cache += clock.elapsed();
             if !ours.is_empty() {
                 for (at, verdict) in self.compute(version, texts, long, ours).await? {
                     self.try_shadow(version, texts, at, &verdict);
                     if !self.options.skip_cache {
                         self.pipeline.journal.keep(key(at), &verdict);
+                        self.pipeline.shared.put(key(at), &verdict);
                     }
                     answers[at] = Some(Answer::new(mails[at], verdict, false));
                 }
@@ -333,7 +346,7 @@ impl Request {
         self.entry.drift.observe(answers.iter().map(|answer| &*answer.verdict));
         if !self.options.skip_cache {
             let hits = answers.iter().filter(|answer| answer.cached).count();
-            self.entry.metrics.cache(hits, answers.len() - hits);
+            self.entry.metrics.cache([hits - shared_hits, shared_hits], answers.len() - hits);
         }
         Ok(answers)
     }

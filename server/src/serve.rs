@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::serve::ListenerExt;
+use postsort_cache::SharedCache;
 use postsort_store::Store;
 use tokio::net::TcpListener;
 
@@ -13,7 +14,7 @@ use crate::error::Error;
 use crate::http::{App, router};
 use crate::memory::MemoryReading;
 use crate::pipeline::Pipeline;
-use crate::telemetry::StoreMetrics;
+use crate::telemetry::{SharedMetrics, StoreMetrics};
 use crate::unix_socket;
 
 /// How often recorded samples are folded into buckets.
@@ -38,6 +39,10 @@ pub async fn run(
     let observer = Arc::new(StoreMetrics::new(Arc::clone(&pipeline.metrics)));
     if let Some(store) = Store::start(config.store.clone(), observer) {
         pipeline.journal.open(store);
+    }
+    if let Some(settings) = config.shared_cache.clone() {
+        let observer = Arc::new(SharedMetrics::new(&pipeline.metrics));
+        pipeline.shared.open(SharedCache::start(settings, observer));
     }
     let app = App::new(Arc::clone(&pipeline), config)?;
     let keeping = tokio::spawn(keep(Arc::clone(&pipeline)));

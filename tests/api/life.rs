@@ -34,7 +34,7 @@ fn counters_count_what_happened() {
         ["ok", "invalid", "expired", "backend", "rejected"].map(outcome),
         [4.0, 1.0, 1.0, 0.0, 0.0]
     );
-    assert_eq!(read("postsort_result_cache_hits_total{model=\"bert\"}"), 2.0);
+    assert_eq!(read("postsort_result_cache_hits_total{model=\"bert\",tier=\"memory\"}"), 2.0);
     assert_eq!(read("postsort_result_cache_misses_total{model=\"bert\"}"), 3.0);
     assert_eq!(
         read("postsort_inference_duration_seconds_count{model=\"bert\",stage=\"total\"}"),

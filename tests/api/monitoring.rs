@@ -97,7 +97,7 @@ fn every_outcome_is_counted_once() {
     );
     assert_eq!(read("postsort_inference_mails_total{model=\"bert\"}"), 5.0);
     // Of three mails one is a repetition; then one is known; the third call looks nothing up.
-    assert_eq!(read("postsort_result_cache_hits_total{model=\"bert\"}"), 2.0);
+    assert_eq!(read("postsort_result_cache_hits_total{model=\"bert\",tier=\"memory\"}"), 2.0);
     assert_eq!(read("postsort_result_cache_misses_total{model=\"bert\"}"), 2.0);
     assert_eq!(read("postsort_rejected_total{model=\"bert\",reason=\"queue_full\"}"), 1.0);
     assert_eq!(read("postsort_model_load_failures_total{model=\"distilbert\"}"), 1.0);

@@ -34,6 +34,8 @@ pub(crate) struct Situation<'a> {
     pub(crate) refused_share: f64,
     /// What is wrong with the store.
     pub(crate) store_error: Option<&'a str>,
+    /// What is wrong with the shared cache.
+    pub(crate) shared_error: Option<&'a str>,
 }
 
 /// All that holds, the gravest first.
@@ -79,6 +81,9 @@ pub(crate) fn alarms(situation: &Situation<'_>) -> Vec<Alarm> {
     if let Some(error) = situation.store_error {
         raise("PostsortStoreDown", "warning", None, error.to_owned());
     }
+    if let Some(error) = situation.shared_error {
+        raise("PostsortSharedCacheDown", "warning", None, error.to_owned());
+    }
     alarms.sort_by_key(|alarm| alarm.severity);
     alarms
 }
@@ -101,6 +106,7 @@ mod tests {
             memory_budget_bytes: 100,
             refused_share: 0.0,
             store_error: None,
+            shared_error: None,
         };
         assert_eq!(alarms(&calm), []);
         slo.record(Outcome::Backend, Duration::from_secs(3));
@@ -111,6 +117,7 @@ mod tests {
             memory_used_bytes: 95,
             refused_share: 0.02,
             store_error: Some("the store is not open"),
+            shared_error: Some("connection refused"),
             ..calm
         };
         let found: Vec<_> = alarms(&storm).into_iter().map(|alarm| alarm.alert).collect();
@@ -126,6 +133,7 @@ mod tests {
                 "PostsortMemoryNearBudget",
                 "PostsortShedding",
                 "PostsortStoreDown",
+                "PostsortSharedCacheDown",
             ]
         );
     }

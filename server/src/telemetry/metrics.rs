@@ -9,12 +9,14 @@ use metrics_exporter_prometheus::{
     Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
 
+use postsort_cache::SharedReading;
 use postsort_store::StoreReading;
 
 use super::drift::{Drift, DriftSummary};
 use super::exposition::Exposition;
 use super::model_metrics::ModelMetrics;
 use super::names::{self, Kind};
+use super::shared_metrics;
 use super::slo::Verdict;
 use super::store_metrics;
 use super::vitals::Vitals;
@@ -58,6 +60,7 @@ pub(crate) struct Readings {
     /// Traces exported and dropped.
     pub(crate) traces: Option<(u64, u64)>,
     pub(crate) store: Option<StoreReading>,
+    pub(crate) shared: Option<SharedReading>,
     pub(crate) vitals: Vitals,
 }
 
@@ -73,6 +76,7 @@ impl Metrics {
             (names::INFERENCE_DURATION, &DURATION_BUCKETS_SECONDS),
             (names::LOAD_DURATION, &LOAD_BUCKETS_SECONDS),
             (names::STORE_QUERY, &DURATION_BUCKETS_SECONDS),
+            (names::SHARED_EXCHANGE, &DURATION_BUCKETS_SECONDS),
             (names::STORE_JOB, &LOAD_BUCKETS_SECONDS),
             (names::BATCH_TOKENS, &TOKEN_BUCKETS),
             (names::BATCH_JOBS, &JOB_BUCKETS),
@@ -152,6 +156,9 @@ impl Readings {
         }
         if let Some(store) = &self.store {
             store_metrics::write(store, &mut out);
+        }
+        if let Some(shared) = &self.shared {
+            shared_metrics::write(shared, &mut out);
         }
         self.vitals.write(&mut out);
         out.into_text()

@@ -137,7 +137,8 @@ pub struct ModelMetrics {
     queue_tokens: Gauge,
     rejected: [Counter; RejectReason::NAMES.len()],
     dropped: [Counter; 2],
-    cache_hits: Counter,
+    /// By tier: this process's memory, what several share.
+    cache_hits: [Counter; 2],
     cache_misses: Counter,
     state_hits: Counter,
     state_misses: Counter,
@@ -165,7 +166,7 @@ struct Tally {
 /// Counts of one model since the start, and its queue now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct ModelTally {
-    /// Mails answered from memory.
+    /// Mails answered from memory, or from what several processes share.
     pub cache_hits_total: u64,
     /// Mails that had to be computed.
     pub cache_misses_total: u64,
@@ -195,7 +196,8 @@ impl ModelMetrics {
                 .map(|reason| metrics::counter!(names::REJECTED, &with("reason", reason))),
             dropped: ["expired", "cancelled"]
                 .map(|reason| metrics::counter!(names::DROPPED, &with("reason", reason))),
-            cache_hits: counter(names::CACHE_HITS),
+            cache_hits: ["memory", "shared"]
+                .map(|tier| metrics::counter!(names::CACHE_HITS, &with("tier", tier))),
             cache_misses: counter(names::CACHE_MISSES),
             state_hits: counter(names::STATE_HITS),
             state_misses: counter(names::STATE_MISSES),
@@ -254,10 +256,13 @@ impl ModelMetrics {
         self.dropped[reason as usize].increment(1);
     }
 
-    pub(crate) fn cache(&self, hits: usize, misses: usize) {
-        self.cache_hits.increment(hits as u64);
+    /// Mails answered by each tier, and by none.
+    pub(crate) fn cache(&self, hits: [usize; 2], misses: usize) {
+        for (counter, hits) in self.cache_hits.iter().zip(hits) {
+            counter.increment(hits as u64);
+        }
         self.cache_misses.increment(misses as u64);
-        self.tally.hits.fetch_add(hits as u64, Ordering::Relaxed);
+        self.tally.hits.fetch_add((hits[0] + hits[1]) as u64, Ordering::Relaxed);
         self.tally.misses.fetch_add(misses as u64, Ordering::Relaxed);
     }
 

@@ -80,6 +80,13 @@ pub(super) const STORE_ROWS: &str = "postsort_store_rows";
 pub(super) const STORE_BYTES: &str = "postsort_store_bytes";
 pub(super) const STORE_JOB: &str = "postsort_store_job_duration_seconds";
 pub(super) const STORE_DROPPED_ROWS: &str = "postsort_store_dropped_rows_total";
+pub(super) const SHARED_UP: &str = "postsort_shared_cache_up";
+pub(super) const SHARED_EXCHANGE: &str = "postsort_shared_cache_exchange_duration_seconds";
+pub(super) const SHARED_FAILURES: &str = "postsort_shared_cache_failures_total";
+pub(super) const SHARED_TRIPS: &str = "postsort_shared_cache_trips_total";
+pub(super) const SHARED_SKIPPED: &str = "postsort_shared_cache_skipped_total";
+pub(super) const SHARED_WRITTEN: &str = "postsort_shared_cache_written_total";
+pub(super) const SHARED_LOST: &str = "postsort_shared_cache_lost_total";
 pub(super) const BUILD_INFO: &str = "postsort_build_info";
 
 /// What a metric is.
@@ -116,7 +123,7 @@ pub(super) const ALL: &[(&str, Kind, Unit, &str)] = {
         (BACKLOG, Gauge, Seconds, "Engine time that all that waits and runs will take"),
         (DROPPED, Counter, Count, "Mails let in and not computed, by reason"),
         (REJECTED, Counter, Count, "Requests refused for want of room or time"),
-        (CACHE_HITS, Counter, Count, "Mails answered from memory"),
+        (CACHE_HITS, Counter, Count, "Mails answered without computing, by where the answer was"),
         (CACHE_MISSES, Counter, Count, "Mails that had to be computed"),
         (STATE_HITS, Counter, Count, "Mails whose forward pass another model's request had done"),
         (STATE_MISSES, Counter, Count, "Mails encoded for models that share an encoder"),
@@ -183,6 +190,13 @@ pub(super) const ALL: &[(&str, Kind, Unit, &str)] = {
         (STORE_BYTES, Gauge, Bytes, "Size of the store"),
         (STORE_JOB, Histogram, Seconds, "A background job's time"),
         (STORE_DROPPED_ROWS, Counter, Count, "Rows that a background job dropped"),
+        (SHARED_UP, Gauge, Count, "1 while the cache that replicas share is asked"),
+        (SHARED_EXCHANGE, Histogram, Seconds, "A round trip to the cache that replicas share"),
+        (SHARED_FAILURES, Counter, Count, "Round trips without an answer in time, by reason"),
+        (SHARED_TRIPS, Counter, Count, "Times that the shared cache was given up for a while"),
+        (SHARED_SKIPPED, Counter, Count, "Answers not asked for while it was given up"),
+        (SHARED_WRITTEN, Counter, Count, "Answers written to the shared cache"),
+        (SHARED_LOST, Counter, Count, "Answers not written to the shared cache, by reason"),
         (BUILD_INFO, Gauge, Count, "1, with the version as a label"),
     ]
 };
