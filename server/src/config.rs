@@ -21,7 +21,8 @@ use crate::telemetry::{Objectives, SloOptions, TraceOptions, TraceSettings};
 #[derive(Clone, Debug, Default, Deserialize, clap::Args)]
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
-    /// Folder whose sub-folders are Hugging Face model folders [default: the bundled models]
+    /// Folder whose sub-folders are Hugging Face model folders, or one of these, which then goes by
+    /// the default model's name [default: the bundled models]
     #[arg(long, env = "POSTSORT_MODELS_DIR", value_name = "DIR")]
     pub models_dir: Option<PathBuf>,
     /// Address to serve on; port 0 picks a free one [default: 127.0.0.1:8080]

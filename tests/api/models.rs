@@ -1,3 +1,4 @@
+use postsort_server::config::Options;
 use serde_json::json;
 
 use crate::server::{Server, models_dir, options, room_for_two};
@@ -76,4 +77,22 @@ fn preload_makes_ready_mean_loaded() {
     assert_eq!(server.get("/readyz").status, 200, "a wrong name is no reason to serve nothing");
     assert_eq!(server.get("/v1/models/bert").json()["state"], "ready");
     assert_eq!(server.classify(&json!({"inputs": "a"})).json()["model"], "distilbert");
+}
+
+/// As model stores mount it: each model at the same place, its name is told apart from it.
+#[test]
+fn a_folder_that_is_a_model_goes_by_the_name_it_is_given() {
+    let dir = models_dir(&["bert"]);
+    let mounted = dir.path().join("bert");
+    let settings = Options { default_model: Some("inbox".to_owned()), ..options(&mounted) };
+    let server = Server::start(settings);
+    let input = json!({"name": "text", "shape": [1], "datatype": "BYTES", "data": ["a"]});
+    let answer = server.post("/v2/models/inbox/infer", &json!({"inputs": [input]}));
+    assert_eq!((answer.status, &answer.json()["model_name"]), (200, &json!("inbox")));
+    assert_eq!(server.classify(&json!({"inputs": "a"})).json()["model"], "inbox");
+    let rescanned = server.post("/v1/models", &json!({})).json();
+    assert_eq!((&rescanned["added"], &rescanned["removed"]), (&json!([]), &json!([])));
+    assert_eq!(server.get("/v2/models/bert/ready").status, 404);
+    let (server, _dir) = (Server::start(options(&mounted)), dir);
+    assert_eq!(server.classify(&json!({"inputs": "a"})).json()["model"], "bert");
 }

@@ -6,7 +6,7 @@ mod loader;
 mod watch;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use parking_lot::{Mutex, RwLock};
 use postsort_cache::{
     Backoff, EvictionReason, Lease, ModelState, Residency, ResidencyError, ResidencyStats, Spec,
 };
-use postsort_models::LoadOptions;
+use postsort_models::{Found, LoadOptions};
 
 use crate::error::Error;
 use crate::telemetry::Metrics;
@@ -24,6 +24,19 @@ pub use entry::{Entry, Shadow, Version, Versions};
 pub use loader::{LeasedModel, Served};
 use loader::{LoadError, Loader};
 pub use watch::Rescanned;
+
+/// The models in a folder. A folder that is itself a model goes by the default model's name, if one
+/// is set: where models are mounted each at the same place its own name says nothing.
+fn discover(models_dir: &Path, default_model: Option<&str>) -> Result<Vec<Found>, Error> {
+    let mut found = postsort_models::discover(models_dir)
+        .map_err(|e| Error::setup(format!("models_dir {}", models_dir.display()), e))?;
+    if let ([only], Some(name)) = (&mut found[..], default_model)
+        && only.path == models_dir
+    {
+        name.clone_into(&mut only.name);
+    }
+    Ok(found)
+}
 
 /// All models by name.
 #[derive(Debug)]
@@ -50,8 +63,7 @@ impl Catalog {
         metrics: &Arc<Metrics>,
     ) -> Result<Self, Error> {
         let seen = watch::Seen::of(&models_dir);
-        let found = postsort_models::discover(&models_dir)
-            .map_err(|e| Error::setup(format!("models_dir {}", models_dir.display()), e))?;
+        let found = discover(&models_dir, default_model.as_deref())?;
         let entries: BTreeMap<_, _> = found
             .into_iter()
             .map(|found| (found.name.clone(), Arc::new(Entry::new(found, metrics))))

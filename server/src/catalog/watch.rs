@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use postsort_cache::Spec;
-use postsort_models::{Found, Stamp, discover, find, model_paths, stamp};
+use postsort_models::{Found, Stamp, find, model_paths, stamp};
 use serde::Serialize;
 
-use super::Catalog;
+use super::{Catalog, discover};
 use super::entry::Entry;
 use crate::error::Error;
 
@@ -75,13 +75,11 @@ impl Catalog {
     /// # Errors
     /// The folder cannot be read; nothing is changed then.
     pub async fn rescan(&self) -> Result<Rescanned, Error> {
-        let models_dir = self.models_dir.clone();
-        let read = move || (stamps(&models_dir), discover(&models_dir));
+        let (models_dir, name) = (self.models_dir.clone(), self.default_model.clone());
+        let read = move || (stamps(&models_dir), discover(&models_dir, name.as_deref()));
         let (stamps, found) =
             tokio::task::spawn_blocking(read).await.map_err(|_| Error::Internal)?;
-        let found = found.map_err(|error| {
-            Error::setup(format!("models_dir {}", self.models_dir.display()), error)
-        })?;
+        let found = found?;
         *self.seen.lock() = Seen { looked: stamps.clone(), read: stamps };
 
         let mut changes = Rescanned::default();
