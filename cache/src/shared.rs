@@ -29,7 +29,9 @@ const LATE_MAX: u32 = 5;
 #[non_exhaustive]
 pub enum SharedCacheError {
     /// The address is none. What it is stays unsaid: it may hold a password.
-    #[error("not an address of a Redis server (redis://HOST:PORT, rediss://…, unix:///…): {reason}")]
+    #[error(
+        "not an address of a Redis server (redis://HOST:PORT, rediss://…, unix:///…): {reason}"
+    )]
     Address {
         /// What is wrong with it.
         reason: String,
@@ -231,7 +233,9 @@ impl Drop for SharedCache {
 
 impl std::fmt::Debug for SharedCache {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SharedCache").field("settings", &self.inner.settings).finish_non_exhaustive()
+        f.debug_struct("SharedCache")
+            .field("settings", &self.inner.settings)
+            .finish_non_exhaustive()
     }
 }
 
@@ -260,7 +264,9 @@ impl Inner {
             Err(_) => {
                 if self.late_in_a_row.fetch_add(1, Ordering::Relaxed) + 1 >= LATE_MAX {
                     let timeout = self.settings.timeout;
-                    self.trip(format!("{LATE_MAX} questions in a row had no answer in {timeout:?}"));
+                    self.trip(format!(
+                        "{LATE_MAX} questions in a row had no answer in {timeout:?}"
+                    ));
                 }
                 (SharedOutcome::Late, None)
             }

@@ -14,7 +14,7 @@ const wait = (ms) => new Promise((done) => setTimeout(done, ms));
 
 /** Starts a program; resolves with what `pattern` finds in its standard error. */
 function start(command, args, pattern) {
-  const child = spawn(command, args, { stdio: ["ignore", "ignore", "pipe"], env: { ...process.env, POSTSORT_STORE: "none" } });
+  const child = spawn(command, args, { stdio: ["ignore", "ignore", "pipe"], env: { ...process.env, POSTSORT_STORE: `sqlite:${join(scratch, "store.db")}` } });
   children.push(child);
   return new Promise((found, failed) => {
     let said = "";
@@ -170,6 +170,20 @@ async function main() {
   await Promise.all([traffic(120), wait(12_000)]);
   await page.until("a line", "document.querySelectorAll('#latency .series').length >= 3 && document.querySelectorAll('#throughput .series').length >= 1");
 
+  // What was said, and a word of somebody on it.
+  const journal = (part) => `document.querySelector('#journal [data-part="${part}"]')`;
+  await page.run(`${journal("model")}.value = 'spam', ${journal("model")}.dispatchEvent(new Event('change'))`);
+  await page.until("the last mails", `${journal("verdicts")}.querySelectorAll('[data-by="spam"]').length === 20`);
+  assert.ok(await page.run(`${journal("hours")}.querySelectorAll('rect').length`), "a bar for this hour");
+  assert.ok(await page.run(`/ham/.test(${journal("labels")}.textContent) && /%/.test(${journal("labels")}.textContent)`));
+  assert.match(await page.run(`${journal("note")}.textContent`), /mails, \d+ % known/);
+  await page.run(`(() => { const pick = ${journal("verdicts")}.querySelector('select'); pick.value = 'spam'; pick.dispatchEvent(new Event('change')); })()`);
+  await page.until("it is noted", `/^Noted: spam/.test(${journal("said")}.textContent)`);
+  await page.until("it counts", `/told by people1/.test(${journal("figures")}.textContent)`);
+  // Each row of that mail has it.
+  assert.ok(await page.run(`[...${journal("verdicts")}.children].filter((row) => row.querySelector('select').value === 'spam').every((row, _, rows) => row.children[1].textContent === rows[0].children[1].textContent)`));
+  assert.ok(await page.run(`[...${journal("verdicts")}.querySelectorAll('select')].some((pick) => pick.value === 'spam')`));
+
   const wide = await page.run("document.documentElement.scrollWidth <= innerWidth");
   assert.ok(wide, "nothing is wider than the screen");
   await page.shoot("light");
@@ -189,7 +203,7 @@ async function main() {
   children[0].removeAllListeners("exit");
   children[0].kill("SIGTERM");
   await page.until("the loss is told", "!document.querySelector('#offline').hidden");
-  console.log(`dashboard: 20 checks passed; screenshots in ${screenshots}`);
+  console.log(`dashboard: 27 checks passed; screenshots in ${screenshots}`);
 }
 
 try {

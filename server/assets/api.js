@@ -9,6 +9,18 @@ async function ask(path, options = {}) {
 
 export const metrics = (signal) => ask("/api/metrics", { signal });
 
+export const stats = (since, signal) => ask(`/v1/stats?since=${since}`, { signal });
+
+export const history = (model, since, signal) =>
+  ask(`/v1/history?limit=20&since=${since}&model=${encodeURIComponent(model)}`, { signal });
+
+/** Says what is true of a mail. */
+export const feedback = (verdict, label) => ask("/v1/feedback", {
+  method: "POST",
+  headers: { "content-type": "application/json" },
+  body: JSON.stringify({ request_id: verdict.request_id, item: verdict.item, model: verdict.model, label }),
+});
+
 export const act = (model, action) =>
   ask(`/v1/models/${encodeURIComponent(model)}/${action}`, { method: "POST" });
 

@@ -5,6 +5,7 @@ import { Chart } from "./chart.js";
 import { h, keyed, text } from "./dom.js";
 import * as format from "./format.js";
 import { History } from "./history.js";
+import * as journal from "./journal.js";
 import * as models from "./models.js";
 import * as status from "./status.js";
 import * as tryit from "./tryit.js";
@@ -12,6 +13,7 @@ import * as tryit from "./tryit.js";
 const PERIOD_MS = 2000;
 const $ = (id) => document.getElementById(id);
 const history = new History();
+const showJournal = journal.setUp($("journal"));
 let latest = null;
 let chosen = false;
 
@@ -63,6 +65,7 @@ function show(metrics) {
   models.memory($("memory"), $("memory-legend"), $("memory-text"), metrics);
   models.table($("models"), metrics, rates, say);
   scopes(metrics);
+  showJournal(metrics.store !== null);
   drawCharts();
 }
 
@@ -93,7 +96,6 @@ $("theme").addEventListener("click", () => {
   localStorage.setItem("theme", theme());
 });
 tryit.setUp($("try"), $("verdicts"), () => (latest?.models ?? []).map(({ name }) => name));
-
 refresh();
 setInterval(() => document.hidden || refresh(), PERIOD_MS);
 document.addEventListener("visibilitychange", () => document.hidden || refresh());

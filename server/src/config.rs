@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use postsort_email::Cuts;
 use postsort_cache::SharedSettings;
+use postsort_email::Cuts;
 use postsort_models::{ComputePool, DeviceKind, LoadOptions, Precision, kernels};
 use postsort_store::{StoreKind, StoreSettings};
 use serde::Deserialize;
@@ -236,9 +236,7 @@ impl Options {
             store_days_max: self.store_days_max.or(other.store_days_max),
             store_verdicts_max: self.store_verdicts_max.or(other.store_verdicts_max),
             shared_cache: self.shared_cache.or(other.shared_cache),
-            shared_cache_timeout_ms: self
-                .shared_cache_timeout_ms
-                .or(other.shared_cache_timeout_ms),
+            shared_cache_timeout_ms: self.shared_cache_timeout_ms.or(other.shared_cache_timeout_ms),
             shared_cache_hours_max: self.shared_cache_hours_max.or(other.shared_cache_hours_max),
             slo: self.slo.or(other.slo),
             traces: self.traces.or(other.traces),
@@ -424,7 +422,9 @@ fn at_least_one<T: Default + PartialEq>(
     default: T,
 ) -> Result<T, Error> {
     match given.unwrap_or(default) {
-        none if none == T::default() => Err(Error::setup(format!("setting {name}"), "must be at least 1")),
+        none if none == T::default() => {
+            Err(Error::setup(format!("setting {name}"), "must be at least 1"))
+        }
         n => Ok(n),
     }
 }

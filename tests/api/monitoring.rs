@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::life::metric;
+use crate::redis::Redis;
 use crate::server::{Server, models_dir, options, room_for_two};
 
 /// Long enough for any machine; a test waits until something holds, not for a time.
@@ -305,12 +306,19 @@ fn alerts_dashboards_and_documentation_know_the_metrics() {
     let mut settings = options(dir.path());
     settings.traces.endpoint = Some("http://127.0.0.1:1".to_owned());
     settings.store = Some(format!("sqlite:{}", dir.path().join("store.db").display()));
+    let redis = Redis::start();
+    let nobody = || "redis://127.0.0.1:1".to_owned();
+    settings.shared_cache = Some(redis.as_ref().map_or_else(nobody, Redis::url));
     let server = Server::start(settings);
     server.classify(&json!({"inputs": "a"}));
     let mut text = server.get("/metrics").text;
     // The last to come are those of the store's upkeep.
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
-    while !text.contains("postsort_store_rows") && std::time::Instant::now() < deadline {
+    let complete = |text: &str| {
+        text.contains("postsort_store_rows")
+            && (redis.is_none() || text.contains("postsort_shared_cache_exchange_"))
+    };
+    while !complete(&text) && std::time::Instant::now() < deadline {
         std::thread::sleep(std::time::Duration::from_millis(20));
         text = server.get("/metrics").text;
     }
@@ -326,12 +334,13 @@ fn alerts_dashboards_and_documentation_know_the_metrics() {
         .collect();
     let read =
         |path: &str| std::fs::read_to_string(crate::server::root().join(path)).expect("reads");
-    // Only where the control group has limits.
+    // Only where the control group has limits, or Redis is installed.
     let known_here_or_elsewhere = |name: &str| {
         let stem = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
         known.contains(name)
             || stem.is_some_and(|stem| known.contains(stem))
             || name.starts_with("postsort_cgroup_")
+            || (redis.is_none() && name.starts_with("postsort_shared_cache_exchange_"))
     };
     for path in
         ["deploy/prometheus/alerts.yml", "deploy/grafana/postsort.json", "docs/monitoring.md"]

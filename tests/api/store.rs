@@ -155,7 +155,10 @@ fn answers_survive_a_restart_unless_the_model_changes() {
     wait_for(|| server.get("/health").json()["result_cache"]["entries"] == json!(1));
     assert_eq!(cached(&server, "a mail"), (json!(true), first));
     let before = server.get("/metrics").text;
-    assert_eq!(metric(&before, "postsort_result_cache_hits_total{model=\"bert\",tier=\"memory\"}"), 1.0);
+    assert_eq!(
+        metric(&before, "postsort_result_cache_hits_total{model=\"bert\",tier=\"memory\"}"),
+        1.0
+    );
     assert_eq!(cached(&server, "a secret").0, json!(false), "asked for without a trace");
     drop(server);
 

@@ -8,8 +8,8 @@ use postsort_cache::Spec;
 use postsort_models::{Found, Stamp, find, model_paths, stamp};
 use serde::Serialize;
 
-use super::{Catalog, discover};
 use super::entry::Entry;
+use super::{Catalog, discover};
 use crate::error::Error;
 
 /// What folders looked like when they were last looked at, and last read.

@@ -38,6 +38,7 @@ const FILES: &[(&str, &str, &[u8])] = files! {
     "dom.js": JAVASCRIPT,
     "format.js": JAVASCRIPT,
     "history.js": JAVASCRIPT,
+    "journal.js": JAVASCRIPT,
     "models.js": JAVASCRIPT,
     "status.js": JAVASCRIPT,
     "tryit.js": JAVASCRIPT,

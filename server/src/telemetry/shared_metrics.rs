@@ -24,8 +24,7 @@ impl SharedMetrics {
                 metrics::counter!(names::SHARED_FAILURES, &labels)
             })
         };
-        let duration =
-            |command| metrics::histogram!(names::SHARED_EXCHANGE, "command" => command);
+        let duration = |command| metrics::histogram!(names::SHARED_EXCHANGE, "command" => command);
         let recorders = || COMMANDS.map(|command| (duration(command), failures(command)));
         Self(metrics.with(recorders))
     }
@@ -50,7 +49,8 @@ pub(super) fn write(cache: &SharedReading, out: &mut Exposition) {
     out.sample(names::SHARED_TRIPS, &[], cache.trips_total as f64);
     out.sample(names::SHARED_SKIPPED, &[], cache.skipped_total as f64);
     out.sample(names::SHARED_WRITTEN, &[], cache.written_total as f64);
-    for (reason, answers) in [("full", cache.lost_full_total), ("failed", cache.lost_failed_total)] {
+    for (reason, answers) in [("full", cache.lost_full_total), ("failed", cache.lost_failed_total)]
+    {
         out.sample(names::SHARED_LOST, &[("reason", reason)], answers as f64);
     }
 }
