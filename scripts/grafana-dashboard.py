@@ -39,6 +39,14 @@ ROWS = [
         ("Result cache", "bytes", "timeseries", [(f"postsort_result_cache_bytes{S}", "used"), (f"postsort_result_cache_bytes_max{S}", "at most")]),
         ("Result cache: entries and evictions", "none", "timeseries", [(f"postsort_result_cache_entries{S}", "entries"), (f"rate(postsort_result_cache_evictions_total{S}{RATE})", "evictions a second")]),
     ]),
+    ("Shared cache and store", [
+        ("Mails by where the answer was", "none", "timeseries", [(f"sum by (tier) (rate(postsort_result_cache_hits_total{M}{RATE}))", "{{tier}}"), (f"sum(rate(postsort_result_cache_misses_total{M}{RATE}))", "computed")]),
+        ("Shared cache: round trips, p99", "s", "timeseries", [(f"histogram_quantile(0.99, sum by (le, command) (rate(postsort_shared_cache_exchange_duration_seconds_bucket{S}{RATE})))", "{{command}}")]),
+        ("Shared cache: late, failed, skipped, lost", "none", "timeseries", [(f"sum by (command, reason) (rate(postsort_shared_cache_failures_total{S}{RATE}))", "{{command}} {{reason}}"), (f"sum(rate(postsort_shared_cache_skipped_total{S}{RATE}))", "skipped"), (f"sum by (reason) (rate(postsort_shared_cache_lost_total{S}{RATE}))", "lost {{reason}}")]),
+        ("Store: mean of a query", "s", "timeseries", [(f"sum by (query) (rate(postsort_store_query_duration_seconds_sum{S}{RATE})) / sum by (query) (rate(postsort_store_query_duration_seconds_count{S}{RATE}))", "{{query}}")]),
+        ("Store: rows written and lost", "none", "timeseries", [(f"sum(rate(postsort_store_written_rows_total{S}{RATE}))", "written"), (f"sum by (reason) (rate(postsort_store_lost_rows_total{S}{RATE}))", "lost {{reason}}"), (f"postsort_store_queued_rows{S}", "waiting")]),
+        ("Store: size", "bytes", "timeseries", [(f"postsort_store_bytes{S}", "bytes")]),
+    ]),
     ("Models and memory", [
         ("Models' memory against the budget", "bytes", "timeseries", [(f"postsort_model_resident_bytes{M}", "{{model}}"), (f"postsort_memory_used_bytes{S}", "all"), (f"postsort_memory_budget_bytes{S}", "budget")]),
         ("State", "none", "timeseries", [(f"postsort_model_state{M} == 1", "{{model}} {{state}}"), (f"postsort_model_pinned{M} == 1", "{{model}} pinned")]),
