@@ -2,8 +2,7 @@
 //!
 //! [`ResultCache`] memoizes answers by a 128-bit [`Digest`] and lets identical questions that are
 //! in flight wait for one computation; [`SharedCache`] asks Redis what other processes know.
-//! [`Residency`] keeps loaded models under a byte budget and
-//! loads them once, on first use. Neither knows what an answer or a model is.
+//! [`Residency`] keeps loaded models under a byte budget and loads them once, on first use. None knows what an answer or a model is.
 #![forbid(unsafe_code)]
 
 mod digest;

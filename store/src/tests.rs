@@ -1,5 +1,7 @@
 //! The store on real databases: SQLite always, PostgreSQL where it is installed.
 
+#[path = "../../tests/api/daemon.rs"]
+mod daemon;
 #[path = "../../tests/api/postgres.rs"]
 mod postgres;
 

@@ -6,6 +6,7 @@ mod bundled;
 mod classify;
 mod cli;
 mod compatible;
+mod daemon;
 mod dashboard;
 mod hub;
 mod life;

@@ -1,11 +1,12 @@
 //! A PostgreSQL server of a test's own, from the system's package.
 
-use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use super::daemon::{Daemon, free_port, leave_out};
 
 /// PostgreSQL does not run as root: then this user runs it.
 const NOBODY: u32 = 65534;
@@ -15,7 +16,7 @@ pub(crate) struct Postgres {
     folder: tempfile::TempDir,
     binaries: PathBuf,
     port: u16,
-    server: Option<Child>,
+    server: Daemon,
 }
 
 impl Postgres {
@@ -23,19 +24,15 @@ impl Postgres {
     /// `POSTSORT_TEST_POSTGRES=required` that fails the test.
     pub(crate) fn start() -> Option<Self> {
         let Some(binaries) = binaries() else {
-            let required =
-                std::env::var("POSTSORT_TEST_POSTGRES").is_ok_and(|set| set == "required");
-            assert!(!required, "PostgreSQL is not installed");
-            eprintln!("left out: PostgreSQL is not installed");
+            leave_out("PostgreSQL", "POSTSORT_TEST_POSTGRES");
             return None;
         };
         let folder = tempfile::tempdir().expect("temporary folder");
         if am_root(folder.path()) {
             chown(folder.path(), Some(NOBODY), Some(NOBODY)).expect("root may");
         }
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
-        let port = port.expect("a free port").port();
-        let mut postgres = Self { folder, binaries, port, server: None };
+        let (port, server) = (free_port(), Daemon::default());
+        let mut postgres = Self { folder, binaries, port, server };
         let data = postgres.folder.path().join("data");
         let made = postgres
             .command("initdb")
@@ -61,49 +58,29 @@ impl Postgres {
     /// Starts it, or starts it again.
     pub(crate) fn run(&mut self) {
         let folder = self.folder.path().to_owned();
-        let server = self
-            .command("postgres")
-            .arg("-D")
-            .arg(folder.join("data"))
-            .arg("-k")
-            .arg(&folder)
-            .args(["-p", &self.port.to_string(), "-c", "listen_addresses=127.0.0.1"])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("postgres runs");
-        self.server = Some(server);
-        let deadline = Instant::now() + Duration::from_secs(30);
-        let ready = || {
-            let asked = self
-                .command("psql")
-                .args(["-h", "127.0.0.1", "-U", "postsort", "-d", "postgres", "-c", "SELECT 1"])
-                .args(["-p", &self.port.to_string()])
-                .output();
-            asked.is_ok_and(|asked| asked.status.success())
-        };
-        while !ready() {
-            assert!(Instant::now() < deadline, "PostgreSQL does not start");
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        let mut command = self.command("postgres");
+        command.arg("-D").arg(folder.join("data")).arg("-k").arg(&folder).args([
+            "-p",
+            &self.port.to_string(),
+            "-c",
+            "listen_addresses=127.0.0.1",
+        ]);
+        let mut asking = self.command("psql");
+        asking
+            .args(["-h", "127.0.0.1", "-U", "postsort", "-d", "postgres", "-c", "SELECT 1"])
+            .args(["-p", &self.port.to_string()]);
+        let ready = || asking.output().is_ok_and(|asked| asked.status.success());
+        let patience = (Duration::from_secs(30), Duration::from_millis(50));
+        self.server.run("PostgreSQL", &mut command, patience, ready);
     }
 
     /// As `kill -9` does: nothing is put in order.
     pub(crate) fn kill(&mut self) {
-        if let Some(mut server) = self.server.take() {
-            let _ = server.kill();
-            let _ = server.wait();
-        }
+        self.server.kill();
     }
 
     pub(crate) fn url(&self) -> String {
         format!("postgres://postsort@127.0.0.1:{}/postgres", self.port)
-    }
-}
-
-impl Drop for Postgres {
-    fn drop(&mut self) {
-        self.kill();
     }
 }
 

@@ -1,6 +1,7 @@
 //! A server in this process, and a client for it.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use postsort_models::{LoadOptions, Model, ModelFolder};
 use postsort_server::config::{Config, Options};
@@ -166,6 +167,36 @@ impl Server {
     pub(crate) fn address(&self) -> &str {
         self.url.trim_start_matches("http://")
     }
+}
+
+/// Four clients ask for the mails of `text` (client, number), none of which may fail, while `during` goes
+/// on, which sees how many were answered; the number of these.
+pub(crate) fn under_load(
+    server: &Server,
+    text: impl Fn(usize, usize) -> String + Sync,
+    during: impl FnOnce(&AtomicUsize),
+) -> usize {
+    let (done, sent) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for client in 0..4 {
+            let (text, done, sent) = (&text, &done, &sent);
+            scope.spawn(move || {
+                for number in 0.. {
+                    if done.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    let answer =
+                        server.classify(&serde_json::json!({"inputs": text(client, number)}));
+                    assert_eq!(answer.status, 200, "{}", answer.text);
+                    sent.fetch_add(1, Ordering::Relaxed);
+                    std::thread::sleep(std::time::Duration::from_millis(2));
+                }
+            });
+        }
+        during(&sent);
+        done.store(true, Ordering::Relaxed);
+    });
+    sent.into_inner()
 }
 
 impl Drop for Server {

@@ -1,25 +1,27 @@
 //! Answers that replicas share, and what happens when the server that has them does not work.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::Ordering;
 
 use postsort_server::config::Options;
 use serde_json::{Value, json};
 
 use crate::life::metric;
 use crate::redis::Redis;
-use crate::server::{Server, copy_folder, fixture, models_dir, options};
+use crate::server::{Server, copy_folder, fixture, models_dir, options, under_load};
 use crate::store::wait_for;
 
-/// A replica that waits long enough for a busy machine.
 fn replica(models: &Path, redis: &Redis) -> Server {
-    let shared = |timeout| Options {
+    replica_with(options(models), redis)
+}
+
+/// A replica that waits long enough for a busy machine.
+fn replica_with(options: Options, redis: &Redis) -> Server {
+    let server = Server::start(Options {
         shared_cache: Some(redis.url()),
-        shared_cache_timeout_ms: Some(timeout),
-        ..options(models)
-    };
-    let server = Server::start(shared(500));
+        shared_cache_timeout_ms: Some(500),
+        ..options
+    });
     wait_for(|| up(&server));
     server
 }
@@ -114,15 +116,8 @@ fn what_is_not_an_answer_of_this_model_is_not_taken_for_one() {
     wait_for(|| redis.ask::<String>(&["TYPE", &key]) == "string");
 
     // Another model by that name: its answers are its own. So are those of another precision.
-    let other = |precision: &str| Options {
-        shared_cache: Some(redis.url()),
-        shared_cache_timeout_ms: Some(500),
-        precision: Some(precision.into()),
-        ..options(models.path())
-    };
-    let server = Server::start(other("f32"));
-    wait_for(|| up(&server));
-    assert_eq!(ask(&server)["results"][0]["cached"], json!(false));
+    let precise = Options { precision: Some("f32".into()), ..options(models.path()) };
+    assert_eq!(ask(&replica_with(precise, &redis))["results"][0]["cached"], json!(false));
     copy_folder(&fixture("electra"), &models.path().join("bert"));
     assert_eq!(ask(&replica(models.path(), &redis))["results"][0]["cached"], json!(false));
     wait_for_keys(&redis, 3);
@@ -135,23 +130,8 @@ fn no_request_fails_for_a_shared_cache_that_is_killed() {
     let Some(mut redis) = Redis::start() else { return };
     let models = models_dir(&["bert"]);
     let server = replica(models.path(), &redis);
-    let (done, sent) = (AtomicBool::new(false), AtomicUsize::new(0));
-    std::thread::scope(|scope| {
-        for client in 0..4 {
-            let (server, done, sent) = (&server, &done, &sent);
-            scope.spawn(move || {
-                for number in 0.. {
-                    if done.load(Ordering::Relaxed) {
-                        break;
-                    }
-                    let text = format!("mail {client} {number}");
-                    let answer = server.classify(&json!({"inputs": text}));
-                    assert_eq!(answer.status, 200, "{}", answer.text);
-                    sent.fetch_add(1, Ordering::Relaxed);
-                    std::thread::sleep(Duration::from_millis(2));
-                }
-            });
-        }
+    let text = |client, number| format!("mail {client} {number}");
+    under_load(&server, text, |sent| {
         // Mails that are answered while `condition` comes about, and fifty more.
         let until = |condition: &dyn Fn() -> bool| {
             wait_for(condition);
@@ -167,7 +147,6 @@ fn no_request_fails_for_a_shared_cache_that_is_killed() {
         until(&|| !up(&server));
         redis.hang(false);
         until(&|| up(&server));
-        done.store(true, Ordering::Relaxed);
     });
     let after = reading(&server);
     assert!(after["trips_total"].as_u64() >= Some(2), "{after}");

@@ -1,7 +1,6 @@
 //! What outlives the process, and what happens when the store does not.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use postsort_server::config::Options;
@@ -10,7 +9,7 @@ use serde_json::{Value, json};
 use crate::cli::stdout;
 use crate::life::metric;
 use crate::postgres::Postgres;
-use crate::server::{Server, copy_folder, fixture, models_dir, options};
+use crate::server::{Server, copy_folder, fixture, models_dir, options, under_load};
 
 fn sqlite(folder: &Path) -> String {
     format!("sqlite:{}", folder.join("store.db").display())
@@ -245,23 +244,8 @@ fn no_request_fails_for_a_database_that_is_killed() {
     let Some(mut postgres) = Postgres::start() else { return };
     let models = models_dir(&["bert"]);
     let server = start(models.path(), &postgres.url());
-    let (done, sent) = (AtomicBool::new(false), AtomicUsize::new(0));
-    std::thread::scope(|scope| {
-        for client in 0..4 {
-            let (server, done, sent) = (&server, &done, &sent);
-            scope.spawn(move || {
-                for number in 0.. {
-                    if done.load(Ordering::Relaxed) {
-                        break;
-                    }
-                    let text = format!("mail {client} {}", number / 2);
-                    let answer = server.classify(&json!({"inputs": text}));
-                    assert_eq!(answer.status, 200, "{}", answer.text);
-                    sent.fetch_add(1, Ordering::Relaxed);
-                    std::thread::sleep(Duration::from_millis(2));
-                }
-            });
-        }
+    let text = |client, number| format!("mail {client} {}", number / 2);
+    let sent = under_load(&server, text, |_| {
         std::thread::sleep(Duration::from_millis(500));
         postgres.kill();
         wait_for(|| server.get("/health").json()["store"]["up"] == json!(false));
@@ -269,9 +253,7 @@ fn no_request_fails_for_a_database_that_is_killed() {
         postgres.run();
         wait_for(|| server.get("/health").json()["store"]["up"] == json!(true));
         std::thread::sleep(Duration::from_millis(300));
-        done.store(true, Ordering::Relaxed);
     });
-    let sent = sent.into_inner() as u64;
     wait_for(|| server.get("/health").json()["store"]["queued_rows"] == json!(0));
     let store = &server.get("/health").json()["store"];
     let lost = [&store["lost_full_rows_total"], &store["lost_failed_rows_total"]];

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use postsort_cache::{ModelState, SharedCache};
+use postsort_cache::ModelState;
 use postsort_store::Store;
 use serde_json::{Value, json};
 
@@ -64,7 +64,7 @@ pub(super) fn judge(app: &App, memory: &MemoryReading) -> Judgement {
         .collect();
     let (reasons, verdicts) = (reasons(app), slo.verdicts(memory.process_share()));
     let store = app.pipeline.journal.store().ok().map(Store::reading);
-    let shared = app.pipeline.shared.cache().map(SharedCache::reading);
+    let shared = app.pipeline.shared.reading();
     let alarms = alarms(&Situation {
         reasons: &reasons,
         failed: &failed,
@@ -112,7 +112,7 @@ pub(super) async fn health(State(app): State<App>) -> Response {
         "alerts": judgement.alarms,
         "models": models,
         "store": app.pipeline.journal.store().ok().map(Store::reading),
-        "shared_cache": app.pipeline.shared.cache().map(SharedCache::reading),
+        "shared_cache": app.pipeline.shared.reading(),
         "queued_jobs": app.pipeline.admitted_jobs(),
         "memory": memory_json(&app, &memory),
         "result_cache": {

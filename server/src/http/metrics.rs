@@ -7,7 +7,6 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use postsort_cache::SharedCache;
 use postsort_store::Store;
 use serde_json::{Value, json};
 
@@ -50,7 +49,7 @@ pub(super) async fn metrics(State(app): State<App>) -> Response {
             .collect(),
         traces,
         store: pipeline.journal.store().ok().map(Store::reading),
-        shared: pipeline.shared.cache().map(SharedCache::reading),
+        shared: pipeline.shared.reading(),
         vitals,
     };
     // Many models make milliseconds of text: not on a thread that the network needs.
@@ -112,7 +111,7 @@ pub(super) async fn summary(State(app): State<App>) -> Json<Value> {
         },
         "memory": memory_json(&app, &memory),
         "store": pipeline.journal.store().ok().map(Store::reading),
-        "shared_cache": pipeline.shared.cache().map(SharedCache::reading),
+        "shared_cache": pipeline.shared.reading(),
         "result_cache": {
             "entries": results.entries,
             "bytes": results.bytes,

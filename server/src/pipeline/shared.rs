@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use postsort_cache::{Digest, SharedCache};
+use postsort_cache::{Digest, SharedCache, SharedReading};
 use postsort_models::ModelFolder;
 
 use super::{Ours, Verdict};
@@ -18,10 +18,10 @@ impl SharedAnswers {
         let _ = self.0.set(cache);
     }
 
-    /// The cache.
+    /// How it is, if there is one.
     #[must_use]
-    pub fn cache(&self) -> Option<&SharedCache> {
-        self.0.get()
+    pub fn reading(&self) -> Option<SharedReading> {
+        self.0.get().map(SharedCache::reading)
     }
 
     /// What is known of those that a request leads, handed to those who wait for the same; and the
