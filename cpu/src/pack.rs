@@ -1,7 +1,7 @@
 //! Dense layers packed for the tiles: panels of columns, and what the epilogue needs.
 
 use crate::error::CpuError;
-use crate::kernels::{Coding, Epilogue, Function, Kernels, OutlierArgs, RowScale, Tile};
+use crate::kernels::{Ahead, Coding, Epilogue, Function, Kernels, Outliers, RowScale, Tile};
 use crate::slab::{ALIGN, Slab};
 use crate::spec::{Linear, Precision, read_f32};
 
@@ -246,6 +246,7 @@ impl PackedLinear {
             let tiles_of = |rows: usize| tiles[rows - 1][panel_width / k.lanes - 1];
             // SAFETY: panels lie one after another, `width` columns of `steps` groups each.
             let b = unsafe { self.panels.add(column * self.steps * 4) };
+            let panel_bytes = panel_width * self.steps * 4;
             for_tiles(a.rows, mr, |row, rows| {
                 // SAFETY: row + rows ≤ a.rows and column + panel_width ≤ columns; the kernels are
                 // this CPU's by construction of `Kernels`.
@@ -257,6 +258,14 @@ impl PackedLinear {
                             sums: self.sums.add(column),
                             rows: a.scales.add(row),
                             bias,
+                            outliers: Outliers {
+                                count: self.outliers.len(),
+                                elements: self.outliers.as_ptr(),
+                                weights: self.outlier_weights.add(column),
+                                weights_stride: self.columns,
+                                x: a.x.add(row * a.x_stride),
+                                x_stride: a.x_stride,
+                            },
                             add: c.add,
                         },
                         _ if c.add => Epilogue::AddBias(bias),
@@ -268,23 +277,15 @@ impl PackedLinear {
                         a_stride: a.stride,
                         b,
                         steps: self.steps,
+                        // Each tile asks for its share of the panel that comes next.
+                        ahead: Ahead {
+                            from: b.wrapping_add(panel_bytes + panel_bytes * row / a.rows),
+                            step: panel_width * 4 * rows / a.rows,
+                        },
                         c: to,
                         c_stride: c.stride,
                         epilogue,
                     });
-                    if !self.outliers.is_empty() {
-                        (k.add_outliers)(&OutlierArgs {
-                            x: a.x.add(row * a.x_stride),
-                            x_stride: a.x_stride,
-                            rows,
-                            outliers: &self.outliers,
-                            weights: self.outlier_weights.add(column),
-                            weights_stride: self.columns,
-                            c: to,
-                            c_stride: c.stride,
-                            n: panel_width,
-                        });
-                    }
                     if let Some(function) = function {
                         (k.apply_rows)(function, to, c.stride, rows, panel_width);
                     }

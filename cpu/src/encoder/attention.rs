@@ -8,7 +8,7 @@
 use std::ops::Range;
 
 use super::pass::Worker;
-use crate::kernels::{Coding, Epilogue, RowsArgs, SoftmaxArgs, Tile};
+use crate::kernels::{Ahead, Coding, Epilogue, RowsArgs, SoftmaxArgs, Tile};
 use crate::pack::for_tiles;
 
 /// Vectors of a full panel of values.
@@ -181,6 +181,7 @@ impl Worker<'_> {
                             a_stride: self.layout.q_stride,
                             b: keys.add(key * key_steps * 4),
                             steps: key_steps,
+                            ahead: Ahead::nothing(q),
                             c: scores.add(key),
                             c_stride: stride,
                             epilogue: Epilogue::Plain,
@@ -204,6 +205,7 @@ impl Worker<'_> {
                             a_stride: stride * 4,
                             b: values.add(column * value_room * 4),
                             steps: value_steps,
+                            ahead: Ahead::nothing(scores.cast()),
                             c: context.add(at),
                             c_stride: self.layout.context_stride,
                             epilogue: Epilogue::RowScale(self.own.inverse),

@@ -9,6 +9,6 @@ mod tests;
 mod tile;
 
 pub(crate) use math::Function;
-pub(crate) use rows::{Coding, NormArgs, OutlierArgs, RowScale, RowsArgs, SoftmaxArgs};
+pub(crate) use rows::{Coding, NormArgs, Outliers, RowScale, RowsArgs, SoftmaxArgs};
 pub(crate) use table::Kernels;
-pub(crate) use tile::{Epilogue, Tile};
+pub(crate) use tile::{Ahead, Epilogue, Tile};

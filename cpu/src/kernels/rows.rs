@@ -70,23 +70,19 @@ pub(crate) struct SoftmaxArgs {
     pub(crate) inverse: *mut f32,
 }
 
-/// What outlier elements add to a product's columns, after Dettmers et al. 2022.
+/// Elements of a product's rows that are not coded: what they add to a tile's columns in f32, after
+/// Dettmers et al. 2022.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct OutlierArgs<'a> {
-    /// Rows as they were before coding.
-    pub(crate) x: *const f32,
-    pub(crate) x_stride: usize,
-    pub(crate) rows: usize,
-    /// Which elements of a row.
-    pub(crate) outliers: &'a [u32],
-    /// `[outliers][weights_stride]`, the first `n` count.
+pub(crate) struct Outliers {
+    pub(crate) count: usize,
+    /// `[count]`: their places in a row.
+    pub(crate) elements: *const u32,
+    /// `[count][weights_stride]`, at the tile's first column.
     pub(crate) weights: *const f32,
     pub(crate) weights_stride: usize,
-    /// `[rows][c_stride]`, added to.
-    pub(crate) c: *mut f32,
-    pub(crate) c_stride: usize,
-    /// Columns: whole vectors.
-    pub(crate) n: usize,
+    /// The tile's rows before they were coded.
+    pub(crate) x: *const f32,
+    pub(crate) x_stride: usize,
 }
 
 /// # Safety
@@ -311,51 +307,6 @@ pub(crate) unsafe fn softmax_rows<S: Simd>(args: &SoftmaxArgs) {
                 }
             }
             *args.inverse.add(row) = 1.0 / (S::sum(sum) + total);
-        }
-    }
-}
-
-/// # Safety
-/// The CPU has the features of `S`; pointers are valid as [`OutlierArgs`] says.
-#[inline(always)]
-pub(crate) unsafe fn add_outliers<S: Simd>(args: &OutlierArgs<'_>) {
-    // SAFETY: granted by the caller.
-    unsafe {
-        let mut row = 0;
-        // Weights are loaded once for several rows.
-        while row + 4 <= args.rows {
-            add_outliers_rows::<S, 4>(args, row);
-            row += 4;
-        }
-        while row < args.rows {
-            add_outliers_rows::<S, 1>(args, row);
-            row += 1;
-        }
-    }
-}
-
-#[inline(always)]
-unsafe fn add_outliers_rows<S: Simd, const ROWS: usize>(args: &OutlierArgs<'_>, first: usize) {
-    // SAFETY: granted by the caller.
-    unsafe {
-        let (x, c) = (args.x.add(first * args.x_stride), args.c.add(first * args.c_stride));
-        let mut at = 0;
-        while at < args.n {
-            let mut sums = [S::splat(0.0); ROWS];
-            for (row, sum) in sums.iter_mut().enumerate() {
-                *sum = S::load(c.add(row * args.c_stride + at));
-            }
-            for (outlier, &element) in args.outliers.iter().enumerate() {
-                let weights = S::load(args.weights.add(outlier * args.weights_stride + at));
-                for (row, sum) in sums.iter_mut().enumerate() {
-                    let x = S::splat(*x.add(row * args.x_stride + element as usize));
-                    *sum = S::fma(x, weights, *sum);
-                }
-            }
-            for (row, sum) in sums.into_iter().enumerate() {
-                S::store(c.add(row * args.c_stride + at), sum);
-            }
-            at += S::LANES;
         }
     }
 }

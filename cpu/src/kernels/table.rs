@@ -5,7 +5,7 @@
 
 use super::level::KernelLevel;
 use super::math::Function;
-use super::rows::{self, NormArgs, OutlierArgs, RowsArgs, SoftmaxArgs};
+use super::rows::{self, NormArgs, RowsArgs, SoftmaxArgs};
 use super::tile::{self, Tile};
 use crate::simd::Simd;
 
@@ -35,7 +35,6 @@ pub(crate) struct Kernels {
     pub(crate) norm_rows: unsafe fn(&NormArgs),
     pub(crate) code_rows: unsafe fn(&RowsArgs),
     pub(crate) softmax_rows: unsafe fn(&SoftmaxArgs),
-    pub(crate) add_outliers: unsafe fn(&OutlierArgs<'_>),
     /// Function, rows, stride, number of rows, elements of a row.
     pub(crate) apply_rows: unsafe fn(Function, *mut f32, usize, usize, usize),
     /// Two rows, or one and null, as bf16 pairs.
@@ -103,11 +102,6 @@ macro_rules! kernels {
                 unsafe { rows::softmax_rows::<S>(args) }
             }
             $(#[target_feature(enable = $features)])?
-            unsafe fn add_outliers(args: &OutlierArgs<'_>) {
-                // SAFETY: as above.
-                unsafe { rows::add_outliers::<S>(args) }
-            }
-            $(#[target_feature(enable = $features)])?
             unsafe fn apply_rows(f: Function, x: *mut f32, stride: usize, rows: usize, n: usize) {
                 // SAFETY: as above.
                 unsafe { rows::apply_rows::<S>(f, x, stride, rows, n) }
@@ -131,7 +125,6 @@ macro_rules! kernels {
                 norm_rows,
                 code_rows,
                 softmax_rows,
-                add_outliers,
                 apply_rows,
                 pair_rows,
             };

@@ -4,7 +4,7 @@
 //! multiplies. Sums run over the steps in order for every element, wherever its tile lies, so an
 //! answer does not depend on the rows beside it.
 
-use super::rows::RowScale;
+use super::rows::{Outliers, RowScale};
 use crate::simd::Simd;
 
 /// One tile's operands.
@@ -18,11 +18,38 @@ pub(crate) struct Tile {
     pub(crate) b: *const u8,
     /// Steps: inputs over the group's size.
     pub(crate) steps: usize,
+    pub(crate) ahead: Ahead,
     /// Result `[rows][NV·LANES]`.
     pub(crate) c: *mut f32,
     /// Elements from row to row.
     pub(crate) c_stride: usize,
     pub(crate) epilogue: Epilogue,
+}
+
+/// Memory that is wanted soon, brought near while a tile computes: each step asks for a line.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ahead {
+    /// Any address will do.
+    pub(crate) from: *const u8,
+    /// Bytes from step to step.
+    pub(crate) step: usize,
+}
+
+impl Ahead {
+    /// Nothing: what is at `near` is there already. (An address that is not mapped would be looked
+    /// up again and again.)
+    pub(crate) fn nothing(near: *const u8) -> Self {
+        Self { from: near, step: 0 }
+    }
+
+    /// # Safety
+    /// The CPU has the features of `S`.
+    #[inline(always)]
+    unsafe fn ask<S: Simd>(&mut self) {
+        // SAFETY: granted by the caller.
+        unsafe { S::prefetch(self.from) };
+        self.from = self.from.wrapping_add(self.step);
+    }
 }
 
 /// What is done to sums before they are stored. Pointers to columns are at the panel's first.
@@ -36,13 +63,15 @@ pub(crate) enum Epilogue {
     Bias(*const f32),
     /// Plus the column's bias, added to what is in the result.
     AddBias(*const f32),
-    /// Of 8-bit products: `sum·columns[column]·scale[row] + sums[column]·low[row] + bias[column]`,
-    /// added to what is in the result if `add`. `sums` are those of the weights.
+    /// Of 8-bit products: `sum·columns[column]·scale[row] + sums[column]·low[row] + bias[column]` and
+    /// the outliers' products, added to what is in the result if `add`. `sums` are those of the
+    /// weights.
     Int8 {
         columns: *const f32,
         sums: *const f32,
         rows: *const RowScale,
         bias: *const f32,
+        outliers: Outliers,
         add: bool,
     },
 }
@@ -58,7 +87,9 @@ pub(crate) unsafe fn tile_f32<S: Simd, const MR: usize, const NV: usize>(t: &Til
         let mut sums = [[S::splat(0.0); NV]; MR];
         let (mut a, mut b) = (t.a.cast::<f32>(), t.b.cast::<f32>());
         let stride = t.a_stride / 4;
+        let mut ahead = t.ahead;
         for _ in 0..t.steps {
+            ahead.ask::<S>();
             let w: [S::F; NV] = load_columns::<S, NV>(b);
             for (row, sums) in sums.iter_mut().enumerate() {
                 let x = S::splat(*a.add(row * stride));
@@ -82,8 +113,9 @@ pub(crate) unsafe fn tile_bf16<S: Simd, const MR: usize, const NV: usize>(t: &Ti
     // SAFETY: granted by the caller.
     unsafe {
         let mut sums = [[S::splat(0.0); NV]; MR];
-        let (mut a, mut b) = (t.a, t.b);
+        let (mut a, mut b, mut ahead) = (t.a, t.b, t.ahead);
         for _ in 0..t.steps {
+            ahead.ask::<S>();
             let mut w = [S::zero_i(); NV];
             for (column, w) in w.iter_mut().enumerate() {
                 *w = S::load_4(b.add(column * S::LANES * 4));
@@ -107,12 +139,15 @@ pub(crate) unsafe fn tile_bf16<S: Simd, const MR: usize, const NV: usize>(t: &Ti
 /// As [`tile_f32`]; the epilogue is [`Epilogue::Int8`].
 #[inline(always)]
 pub(crate) unsafe fn tile_i8<S: Simd, const MR: usize, const NV: usize>(t: &Tile) {
-    let Epilogue::Int8 { columns, sums: weights, rows, bias, add } = t.epilogue else { return };
+    let Epilogue::Int8 { columns, sums: weights, rows, bias, outliers, add } = t.epilogue else {
+        return;
+    };
     // SAFETY: granted by the caller.
     unsafe {
         let mut sums = [[S::zero_i(); NV]; MR];
-        let (mut a, mut b) = (t.a, t.b);
+        let (mut a, mut b, mut ahead) = (t.a, t.b, t.ahead);
         for _ in 0..t.steps {
+            ahead.ask::<S>();
             let mut w = [S::zero_i(); NV];
             for (column, w) in w.iter_mut().enumerate() {
                 *w = S::load_4(b.add(column * S::LANES * 4));
@@ -129,14 +164,34 @@ pub(crate) unsafe fn tile_i8<S: Simd, const MR: usize, const NV: usize>(t: &Tile
         let scales: [S::F; NV] = load_columns::<S, NV>(columns);
         let weights: [S::F; NV] = load_columns::<S, NV>(weights);
         let biases: [S::F; NV] = load_columns::<S, NV>(bias);
-        for (row, sums) in sums.into_iter().enumerate() {
+        let to = |row: usize, column: usize| t.c.add(row * t.c_stride + column * S::LANES);
+        let mut values = [[S::splat(0.0); NV]; MR];
+        for (row, values) in values.iter_mut().enumerate() {
             let RowScale { scale, low } = *rows.add(row);
             let (scale, low) = (S::splat(scale), S::splat(low));
-            for (column, sum) in sums.into_iter().enumerate() {
+            for (column, value) in values.iter_mut().enumerate() {
                 let start = S::fma(weights[column], low, biases[column]);
-                let value = S::fma(S::mul(S::to_f(sum), scales[column]), scale, start);
-                let c = t.c.add(row * t.c_stride + column * S::LANES);
-                S::store(c, if add { S::add(S::load(c), value) } else { value });
+                let sum = S::to_f(sums[row][column]);
+                *value = S::fma(S::mul(sum, scales[column]), scale, start);
+                if add {
+                    *value = S::add(S::load(to(row, column)), *value);
+                }
+            }
+        }
+        for outlier in 0..outliers.count {
+            let w: [S::F; NV] =
+                load_columns::<S, NV>(outliers.weights.add(outlier * outliers.weights_stride));
+            let x = outliers.x.add(*outliers.elements.add(outlier) as usize);
+            for (row, values) in values.iter_mut().enumerate() {
+                let x = S::splat(*x.add(row * outliers.x_stride));
+                for column in 0..NV {
+                    values[column] = S::fma(x, w[column], values[column]);
+                }
+            }
+        }
+        for (row, values) in values.into_iter().enumerate() {
+            for (column, value) in values.into_iter().enumerate() {
+                S::store(to(row, column), value);
             }
         }
     }

@@ -22,6 +22,10 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     const MR_NARROW: usize = if VNNI { 6 } else { 4 };
 
     #[inline(always)]
+    unsafe fn prefetch(p: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+    #[inline(always)]
     unsafe fn splat(x: f32) -> Self::F {
         unsafe { _mm256_set1_ps(x) }
     }

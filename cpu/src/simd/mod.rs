@@ -30,6 +30,9 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// Most rows of an 8-bit or bf16 tile.
     const MR_NARROW: usize;
 
+    /// Asks for the cache line at `p` to be brought near; any address will do.
+    #[inline(always)]
+    unsafe fn prefetch(_p: *const u8) {}
     unsafe fn splat(x: f32) -> Self::F;
     unsafe fn load(p: *const f32) -> Self::F;
     unsafe fn store(p: *mut f32, v: Self::F);
