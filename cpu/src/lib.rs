@@ -63,6 +63,6 @@ pub use kernels::level::{KERNEL_VARIABLE, KernelLevel, KernelReport, kernels};
 pub use pool::ComputePool;
 pub use slab::map_file;
 pub use spec::{
-    Activation, Dtype, Embeddings, EncoderSpec, HeadSpec, LayerSpec, Linear, Norm, Owner,
-    Positions, Precision, TensorView, TokenBatch,
+    Activation, Dtype, Embeddings, EncoderSpec, HeadLayer, HeadSpec, LayerSpec, Linear, Norm,
+    NormPlace, Owner, Pooling, Positions, Precision, TensorView, TokenBatch,
 };

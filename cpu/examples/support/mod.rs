@@ -50,6 +50,7 @@ pub(crate) fn spec([layers, hidden, heads, intermediate]: [usize; 4]) -> Encoder
             token_type: Some(tensor(s, &[2, hidden], 0.0, 0.5)),
             norm: norm(s, hidden),
             projection: None,
+            norm_place: NormPlace::BeforeProjection,
         },
         layers: (0..layers)
             .map(|_| LayerSpec {
@@ -57,18 +58,29 @@ pub(crate) fn spec([layers, hidden, heads, intermediate]: [usize; 4]) -> Encoder
                 key: linear(s, hidden, hidden),
                 value: linear(s, hidden, hidden),
                 attention_output: linear(s, hidden, hidden),
-                attention_norm: norm(s, hidden),
+                attention_pre_norm: None,
+                attention_norm: Some(norm(s, hidden)),
+                output_pre_norm: None,
                 up: linear(s, intermediate, hidden),
+                gate: None,
                 down: linear(s, hidden, intermediate),
-                output_norm: norm(s, hidden),
+                output_norm: Some(norm(s, hidden)),
+                window: None,
+                rotary_base: None,
             })
             .collect(),
+        final_norm: None,
         heads,
         activation: Activation::Gelu,
+        pooling: Pooling::FirstToken,
         head: HeadSpec {
             layers: vec![
-                (linear(s, hidden, hidden), Some(Activation::Tanh)),
-                (linear(s, 2, hidden), None),
+                HeadLayer {
+                    dense: linear(s, hidden, hidden),
+                    activation: Some(Activation::Tanh),
+                    norm: None,
+                },
+                HeadLayer { dense: linear(s, 2, hidden), activation: None, norm: None },
             ],
         },
         tokens_max: 512,

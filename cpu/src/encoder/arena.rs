@@ -46,6 +46,7 @@ impl Arena {
                 wide: slab.take(layout.wide_bytes)?.cast(),
                 context: slab.take(layout.context_bytes)?.cast(),
                 compact: slab.take(layout.compact_bytes)?.cast(),
+                normed: slab.take(layout.normed_bytes)?.cast(),
                 coded: slab.take(layout.coded_bytes)?,
                 scales: slab.take(layout.scales_bytes)?.cast(),
                 scores: slab.take(layout.scores_bytes)?.cast(),
@@ -82,6 +83,8 @@ pub(super) struct Own {
     pub(super) context: *mut f32,
     /// States of first tokens, gathered.
     pub(super) compact: *mut f32,
+    /// A block's states, normed for the next product; none where norms are after the residuals.
+    pub(super) normed: *mut f32,
     /// Left operand of the next product.
     pub(super) coded: *mut u8,
     /// Its rows' scales.

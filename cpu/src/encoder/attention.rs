@@ -8,11 +8,22 @@
 use std::ops::Range;
 
 use super::pass::Worker;
-use crate::kernels::{Coding, Epilogue, RowsArgs, SoftmaxArgs, Tile};
+use crate::kernels::{Coding, Epilogue, RowsArgs, SoftmaxArgs, Tile, WindowArgs};
 use crate::pack::for_tiles;
 
 /// Vectors of a full panel of values.
 const VALUE_VECTORS: usize = 2;
+
+/// Queries of one sequence, one beside the other.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Queries {
+    pub(super) sequence: usize,
+    /// Where they lie among all queries.
+    pub(super) row: usize,
+    /// The first one's place in its sequence.
+    pub(super) place: usize,
+    pub(super) rows: usize,
+}
 
 impl Worker<'_> {
     /// bf16 in a group.
@@ -134,25 +145,17 @@ impl Worker<'_> {
         }
     }
 
-    /// Attention of `rows` queries of one sequence, which lie at row `query` of the queries, into
-    /// `context`.
+    /// Attention of `queries` into `context`.
     ///
     /// # Safety
-    /// `context` has room for `rows`; the sequence's keys and values are packed and seen.
-    pub(super) unsafe fn attend(
-        &self,
-        layer: usize,
-        sequence: usize,
-        query: usize,
-        rows: usize,
-        context: *mut f32,
-    ) {
+    /// `context` has room for the rows; the sequence's keys and values are packed and seen.
+    pub(super) unsafe fn attend(&self, layer: usize, queries: Queries, context: *mut f32) {
+        let Queries { sequence, row: query, place, rows } = queries;
         let (sizes, k, group) = (self.encoder.sizes, self.k, self.group());
         let (tiles, mr) =
             if sizes.bf16_attention { (&k.tiles_bf16, k.mr_narrow) } else { (&k.tiles_f32, k.mr) };
         let tokens = self.plan.offsets[sequence + 1] - self.plan.offsets[sequence];
         let keys_padded = tokens.next_multiple_of(k.lanes);
-        let value_steps = tokens.div_ceil(group);
         // Rows of values are padded to pairs, those of one f32 as well.
         let value_room = (self.plan.value_starts[sequence + 1] - self.plan.value_starts[sequence])
             .div_ceil(group);
@@ -160,10 +163,13 @@ impl Worker<'_> {
         let head_padded = sizes.head_size.next_multiple_of(k.lanes);
         let key_steps = sizes.head_size / group;
         let (scores, stride) = (self.own.scores, self.layout.score_stride);
+        // A window that all tokens are in is none.
+        let window = self.encoder.layers[layer].window.filter(|window| tokens > window + 1);
         for head in 0..sizes.heads {
             let keys = self.keys_of(layer, sequence, head);
             let values = self.values_of(layer, sequence, head);
             for_tiles(rows, mr, |row, rows| {
+                let seen = seen(window, place + row..place + row + rows, tokens, key_width);
                 // SAFETY: panels lie as `pack_keys` and `pack_values` put them; scores have room
                 // for a tile's rows of the longest sequence; a context row has room for the last
                 // head's whole vectors, and what is stored beyond a head is overwritten by the
@@ -173,40 +179,55 @@ impl Worker<'_> {
                         .shared
                         .q
                         .add((query + row) * self.layout.q_stride + head * key_steps * 4);
-                    let mut key = 0;
-                    while key < keys_padded {
+                    let mut key = seen.start;
+                    while key < seen.end {
                         let width = key_width.min(keys_padded - key);
                         tiles[rows - 1][width / k.lanes - 1](&Tile {
                             a: q,
                             a_stride: self.layout.q_stride,
                             b: keys.add(key * key_steps * 4),
                             steps: key_steps,
-                            c: scores.add(key),
+                            c: scores.add(key - seen.start),
                             c_stride: stride,
                             epilogue: Epilogue::Plain,
                         });
                         key += width;
                     }
-                    (k.softmax_rows)(&SoftmaxArgs {
-                        scores,
-                        stride,
-                        rows,
-                        n: tokens,
-                        bf16: sizes.bf16_attention,
-                        inverse: self.own.inverse,
-                    });
+                    let (n, bf16) = (seen.len(), sizes.bf16_attention);
+                    let inverse = self.own.inverse;
+                    match window {
+                        Some(window) => (k.softmax_window_rows)(&WindowArgs {
+                            scores,
+                            stride,
+                            rows,
+                            n,
+                            own: place + row - seen.start,
+                            window,
+                            bf16,
+                            inverse,
+                        }),
+                        None => (k.softmax_rows)(&SoftmaxArgs {
+                            scores,
+                            stride,
+                            rows,
+                            n,
+                            bf16,
+                            inverse,
+                        }),
+                    }
                     let mut column = 0;
                     while column < head_padded {
                         let width = value_width.min(head_padded - column);
                         let at = row * self.layout.context_stride + head * sizes.head_size + column;
+                        let values = values.add(column * value_room * 4);
                         tiles[rows - 1][width / k.lanes - 1](&Tile {
                             a: scores.cast(),
                             a_stride: stride * 4,
-                            b: values.add(column * value_room * 4),
-                            steps: value_steps,
+                            b: values.add(seen.start / group * width * 4),
+                            steps: n.div_ceil(group),
                             c: context.add(at),
                             c_stride: self.layout.context_stride,
-                            epilogue: Epilogue::RowScale(self.own.inverse),
+                            epilogue: Epilogue::RowScale(inverse),
                         });
                         column += width;
                     }
@@ -214,4 +235,10 @@ impl Worker<'_> {
             });
         }
     }
+}
+
+/// Keys that any of `places` sees, from the beginning of a panel of `panel` keys, which is even.
+fn seen(window: Option<usize>, places: Range<usize>, tokens: usize, panel: usize) -> Range<usize> {
+    let Some(window) = window else { return 0..tokens };
+    places.start.saturating_sub(window) / panel * panel..(places.end + window).min(tokens)
 }

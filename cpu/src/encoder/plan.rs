@@ -72,8 +72,7 @@ impl Plan {
         self.share_out(encoder, offsets);
         self.cut_blocks(block_rows(encoder.sizes));
         self.counters.clear();
-        self.counters
-            .resize_with((encoder.layers.len() + 1) * (1 + self.threads), AtomicUsize::default);
+        self.counters.resize_with(encoder.phases() * (1 + self.threads), AtomicUsize::default);
     }
 
     /// Shares rows out between threads.
@@ -167,7 +166,7 @@ impl Plan {
     }
 
     /// Does `phase`'s pieces, own ones first, then what other threads have not begun, and waits
-    /// until all are done. The phase after the last layer but one is that of ends.
+    /// until all are done. The last phase is that of ends.
     pub(super) fn each(
         &self,
         alarm: Alarm<'_>,
@@ -226,6 +225,7 @@ pub(super) struct Layout {
     pub(super) wide_stride: usize,
     pub(super) context_stride: usize,
     pub(super) compact_stride: usize,
+    pub(super) normed_stride: usize,
     /// Bytes from row to row.
     pub(super) coded_stride: usize,
     pub(super) score_stride: usize,
@@ -236,6 +236,7 @@ pub(super) struct Layout {
     pub(super) wide_bytes: usize,
     pub(super) context_bytes: usize,
     pub(super) compact_bytes: usize,
+    pub(super) normed_bytes: usize,
     pub(super) coded_bytes: usize,
     pub(super) scales_bytes: usize,
     pub(super) scores_bytes: usize,
@@ -263,6 +264,7 @@ impl Layout {
         let wide_stride = padded(sizes.widest);
         let context_stride = padded(sizes.hidden) + k.lanes;
         let compact_stride = padded(sizes.widest);
+        let normed_stride = padded(sizes.hidden);
         let coded_stride = PackedLinear::coded_row_bytes(k, encoder.precision, sizes.widest);
         let keys_max = plan.offsets.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0);
         let score_stride = keys_max.next_multiple_of(16) + 16;
@@ -275,6 +277,7 @@ impl Layout {
             wide_stride,
             context_stride,
             compact_stride,
+            normed_stride,
             coded_stride,
             score_stride,
             x_bytes: plan.tokens() * x_stride * 4,
@@ -284,6 +287,7 @@ impl Layout {
             wide_bytes: block_room * wide_stride * 4,
             context_bytes: block_room * context_stride * 4,
             compact_bytes: block_room * compact_stride * 4,
+            normed_bytes: if encoder.has_pre_norms() { block_room * normed_stride * 4 } else { 0 },
             coded_bytes: block_room * coded_stride,
             scales_bytes: block_room * size_of::<RowScale>(),
             scores_bytes: 8 * score_stride * 4,
@@ -296,6 +300,7 @@ impl Layout {
             self.wide_bytes,
             self.context_bytes,
             self.compact_bytes,
+            self.normed_bytes,
             self.coded_bytes,
             self.scales_bytes,
             self.scores_bytes,

@@ -3,10 +3,13 @@
 //! The tables are private and [`Kernels::of`] checks the CPU before it hands one out: whoever
 //! holds a `&'static Kernels` may call what is in it with valid pointers.
 
+use super::combine::{self, MeanArgs, MultiplyArgs};
 use super::level::KernelLevel;
 use super::math::Function;
+use super::rotary::{self, RotateArgs};
 use super::rows::{self, NormArgs, OutlierArgs, RowsArgs, SoftmaxArgs};
 use super::tile::{self, Tile};
+use super::window::{self, WindowArgs};
 use crate::simd::Simd;
 
 /// A register tile.
@@ -40,6 +43,10 @@ pub(crate) struct Kernels {
     pub(crate) apply_rows: unsafe fn(Function, *mut f32, usize, usize, usize),
     /// Two rows, or one and null, as bf16 pairs.
     pub(crate) pair_rows: unsafe fn(*const f32, *const f32, *mut i32, usize),
+    pub(crate) softmax_window_rows: unsafe fn(&WindowArgs),
+    pub(crate) rotate_rows: unsafe fn(&RotateArgs),
+    pub(crate) multiply_rows: unsafe fn(&MultiplyArgs),
+    pub(crate) mean_rows: unsafe fn(&MeanArgs),
 }
 
 impl Kernels {
@@ -117,6 +124,26 @@ macro_rules! kernels {
                 // SAFETY: as above.
                 unsafe { rows::pair_rows::<S>(a, b, out, n) }
             }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn softmax_window_rows(args: &WindowArgs) {
+                // SAFETY: as above.
+                unsafe { window::softmax_window_rows::<S>(args) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn rotate_rows(args: &RotateArgs) {
+                // SAFETY: as above.
+                unsafe { rotary::rotate_rows::<S>(args) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn multiply_rows(args: &MultiplyArgs) {
+                // SAFETY: as above.
+                unsafe { combine::multiply_rows::<S>(args) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn mean_rows(args: &MeanArgs) {
+                // SAFETY: as above.
+                unsafe { combine::mean_rows::<S>(args) }
+            }
 
             pub(super) static KERNELS: Kernels = Kernels {
                 level: KernelLevel::$level,
@@ -134,6 +161,10 @@ macro_rules! kernels {
                 add_outliers,
                 apply_rows,
                 pair_rows,
+                softmax_window_rows,
+                rotate_rows,
+                multiply_rows,
+                mean_rows,
             };
         }
     };

@@ -60,6 +60,7 @@ pub(crate) struct Shape {
     pub(crate) labels: usize,
     pub(crate) activation: Activation,
     pub(crate) roberta: bool,
+    pub(crate) modern: Option<Pooling>,
 }
 
 impl Shape {
@@ -81,26 +82,67 @@ impl Shape {
             labels: 3,
             activation: Activation::Gelu,
             roberta: false,
+            modern: None,
+        }
+    }
+
+    /// ModernBERT: norms before the products, gates, rotary positions, windows in two of three
+    /// layers.
+    pub(crate) const fn modern(
+        hidden: usize,
+        heads: usize,
+        intermediate: usize,
+        layers: usize,
+        pooling: Pooling,
+    ) -> Self {
+        let bert = Self::bert(hidden, heads, intermediate, layers);
+        Self { types: 0, modern: Some(pooling), ..bert }
+    }
+
+    fn modern_layer(&self, r: &mut Random, at: usize) -> LayerSpec {
+        let (h, i) = (self.hidden, self.intermediate);
+        LayerSpec {
+            attention_pre_norm: (at > 0).then(|| r.norm(h)),
+            query: r.linear(h, h),
+            key: r.linear(h, h),
+            value: r.linear(h, h),
+            attention_output: r.linear(h, h),
+            attention_norm: None,
+            output_pre_norm: Some(r.norm(h)),
+            up: r.linear(i, h),
+            gate: Some(r.linear(i, h)),
+            down: Linear { bias: None, ..r.linear(h, i) },
+            output_norm: None,
+            window: (at % 3 > 0).then_some(9 * at),
+            rotary_base: Some(if at % 3 > 0 { 10_000.0 } else { 160_000.0 }),
         }
     }
 
     pub(crate) fn spec(&self, seed: u64) -> EncoderSpec {
         let mut r = Random(seed);
         let (h, i) = (self.hidden, self.intermediate);
-        let layer = |r: &mut Random| LayerSpec {
+        let bert_layer = |r: &mut Random| LayerSpec {
             query: r.linear(h, h),
             key: r.linear(h, h),
             value: r.linear(h, h),
             attention_output: r.linear(h, h),
-            attention_norm: r.norm(h),
+            attention_pre_norm: None,
+            attention_norm: Some(r.norm(h)),
+            output_pre_norm: None,
             up: r.linear(i, h),
+            gate: None,
             down: r.linear(h, i),
-            output_norm: r.norm(h),
+            output_norm: Some(r.norm(h)),
+            window: None,
+            rotary_base: None,
         };
         EncoderSpec {
             embeddings: Embeddings {
                 word: r.tensor(&[self.vocabulary, self.embedding], 0.0, 1.0),
-                position: Some(r.tensor(&[self.positions, self.embedding], 0.0, 0.5)),
+                position: self
+                    .modern
+                    .is_none()
+                    .then(|| r.tensor(&[self.positions, self.embedding], 0.0, 0.5)),
                 positions: if self.roberta {
                     Positions::AfterPadding { padding: 1 }
                 } else {
@@ -110,14 +152,26 @@ impl Shape {
                     .then(|| r.tensor(&[self.types, self.embedding], 0.0, 0.5)),
                 norm: r.norm(self.embedding),
                 projection: (self.embedding != h).then(|| r.linear(h, self.embedding)),
+                norm_place: NormPlace::BeforeProjection,
             },
-            layers: (0..self.layers).map(|_| layer(&mut r)).collect(),
+            layers: (0..self.layers)
+                .map(|at| match self.modern {
+                    Some(_) => self.modern_layer(&mut r, at),
+                    None => bert_layer(&mut r),
+                })
+                .collect(),
+            final_norm: self.modern.map(|_| r.norm(h)),
             heads: self.heads,
             activation: self.activation,
+            pooling: self.modern.unwrap_or(Pooling::FirstToken),
             head: HeadSpec {
                 layers: vec![
-                    (r.linear(h, h), Some(Activation::Tanh)),
-                    (r.linear(self.labels, h), None),
+                    HeadLayer {
+                        dense: r.linear(h, h),
+                        activation: Some(Activation::Tanh),
+                        norm: self.modern.map(|_| r.norm(h)),
+                    },
+                    HeadLayer { dense: r.linear(self.labels, h), activation: None, norm: None },
                 ],
             },
             tokens_max: self.positions - if self.roberta { 2 } else { 0 },
@@ -247,7 +301,29 @@ fn add(a: &Rows, b: &Rows) -> Rows {
     a.iter().zip(b).map(|(a, b)| a.iter().zip(b).map(|(a, b)| a + b).collect()).collect()
 }
 
-fn attention(spec: &EncoderSpec, q: &Rows, k: &Rows, v: &Rows) -> Rows {
+/// Turns each head's pairs by their positions.
+fn rotate(base: f64, heads: usize, x: &mut Rows) {
+    for (place, row) in x.iter_mut().enumerate() {
+        let size = row.len() / heads;
+        for head in row.chunks_mut(size) {
+            for pair in 0..size / 2 {
+                let angle = place as f64 / base.powf(2.0 * pair as f64 / size as f64);
+                let (a, b) = (head[pair], head[pair + size / 2]);
+                head[pair] = a * angle.cos() - b * angle.sin();
+                head[pair + size / 2] = b * angle.cos() + a * angle.sin();
+            }
+        }
+    }
+}
+
+fn attention(spec: &EncoderSpec, layer: &LayerSpec, x: &Rows) -> Rows {
+    let (mut q, mut k) = (linear(&layer.query, x), linear(&layer.key, x));
+    let v = linear(&layer.value, x);
+    if let Some(base) = layer.rotary_base {
+        rotate(base, spec.heads, &mut q);
+        rotate(base, spec.heads, &mut k);
+    }
+    let window = layer.window.unwrap_or(usize::MAX);
     let (tokens, hidden) = (q.len(), q[0].len());
     let size = hidden / spec.heads;
     let mut out = vec![vec![0.0; hidden]; tokens];
@@ -256,7 +332,11 @@ fn attention(spec: &EncoderSpec, q: &Rows, k: &Rows, v: &Rows) -> Rows {
         for query in 0..tokens {
             let dot =
                 |key: usize| -> f64 { part.clone().map(|at| q[query][at] * k[key][at]).sum() };
-            let scores: Vec<f64> = (0..tokens).map(|key| dot(key) / (size as f64).sqrt()).collect();
+            let score = |key: usize| match query.abs_diff(key) <= window {
+                true => dot(key) / (size as f64).sqrt(),
+                false => f64::NEG_INFINITY,
+            };
+            let scores: Vec<f64> = (0..tokens).map(score).collect();
             let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let shares: Vec<f64> = scores.iter().map(|score| (score - most).exp()).collect();
             let sum: f64 = shares.iter().sum();
@@ -296,25 +376,45 @@ pub(crate) fn reference(spec: &EncoderSpec, ids: &[u32], type_ids: &[u32]) -> Ve
             x.iter_mut().zip(row(&table, id as usize)).for_each(|(x, t)| *x += t);
         }
     }
-    x = norm(&own.norm, &x);
+    if own.norm_place == NormPlace::BeforeProjection {
+        x = norm(&own.norm, &x);
+    }
     if let Some(projection) = &own.projection {
         x = linear(projection, &x);
     }
-    for layer in &spec.layers {
-        let (q, k, v) =
-            (linear(&layer.query, &x), linear(&layer.key, &x), linear(&layer.value, &x));
-        let mixed = linear(&layer.attention_output, &attention(spec, &q, &k, &v));
-        x = norm(&layer.attention_norm, &add(&x, &mixed));
-        let mut wide = linear(&layer.up, &x);
-        apply(spec.activation, &mut wide);
-        x = norm(&layer.output_norm, &add(&x, &linear(&layer.down, &wide)));
+    if own.norm_place == NormPlace::AfterProjection {
+        x = norm(&own.norm, &x);
     }
-    let mut state = vec![x[0].clone()];
-    for (dense, activation) in &spec.head.layers {
-        state = linear(dense, &state);
-        if let Some(activation) = activation {
-            apply(*activation, &mut state);
+    let normed = |own: &Option<Norm>, x: &Rows| match own {
+        Some(own) => norm(own, x),
+        None => x.clone(),
+    };
+    for layer in &spec.layers {
+        let mixed = attention(spec, layer, &normed(&layer.attention_pre_norm, &x));
+        x = normed(&layer.attention_norm, &add(&x, &linear(&layer.attention_output, &mixed)));
+        let input = normed(&layer.output_pre_norm, &x);
+        let mut wide = linear(&layer.up, &input);
+        apply(spec.activation, &mut wide);
+        if let Some(gate) = &layer.gate {
+            let gates = linear(gate, &input);
+            wide.iter_mut().flatten().zip(gates.iter().flatten()).for_each(|(x, g)| *x *= g);
         }
+        x = normed(&layer.output_norm, &add(&x, &linear(&layer.down, &wide)));
+    }
+    x = normed(&spec.final_norm, &x);
+    let mut state = match spec.pooling {
+        Pooling::FirstToken => vec![x[0].clone()],
+        Pooling::Mean => {
+            let mean = |at: usize| x.iter().map(|x| x[at]).sum::<f64>() / x.len() as f64;
+            vec![(0..x[0].len()).map(mean).collect()]
+        }
+    };
+    for layer in &spec.head.layers {
+        state = linear(&layer.dense, &state);
+        if let Some(activation) = layer.activation {
+            apply(activation, &mut state);
+        }
+        state = normed(&layer.norm, &state);
     }
     state.remove(0)
 }
