@@ -64,5 +64,5 @@ pub use pool::ComputePool;
 pub use slab::map_file;
 pub use spec::{
     Activation, Dtype, Embeddings, EncoderSpec, HeadLayer, HeadSpec, LayerSpec, Linear, Norm,
-    NormPlace, Owner, Pooling, Positions, Precision, TensorView, TokenBatch,
+    NormPlace, Owner, Pooling, Positions, Precision, RelativePositions, TensorView, TokenBatch,
 };

@@ -212,6 +212,18 @@ pub struct Embeddings {
     pub norm_place: NormPlace,
 }
 
+/// Relative positions, which content attends to and which attend to content (DeBERTa, He et al.
+/// 2020).
+#[derive(Clone, Debug)]
+pub struct RelativePositions {
+    /// `[rows, hidden]`.
+    pub table: TensorView,
+    /// Of the table's rows.
+    pub norm: Option<Norm>,
+    /// Row of each distance `query - key`, from `1 - tokens_max` to `tokens_max - 1`; ascending.
+    pub rows: Vec<u32>,
+}
+
 /// One encoder layer. BERT has its norms after the residuals, ModernBERT before the products.
 #[derive(Clone, Debug)]
 pub struct LayerSpec {
@@ -241,6 +253,10 @@ pub struct LayerSpec {
     pub window: Option<usize>,
     /// Queries and keys are rotated by their position (Su et al. 2021): the base of the angles.
     pub rotary_base: Option<f64>,
+    /// `[hidden, hidden]`: relative positions as keys, which queries attend to.
+    pub position_key: Option<Linear>,
+    /// `[hidden, hidden]`: relative positions as queries, which attend to keys.
+    pub position_query: Option<Linear>,
 }
 
 /// What heads read of a sequence.
@@ -281,6 +297,11 @@ pub struct EncoderSpec {
     pub final_norm: Option<Norm>,
     /// Attention heads; divides the hidden size.
     pub heads: usize,
+    /// Scores are divided by the root of as many head sizes: 1, and in DeBERTa 1 more for each kind
+    /// of relative positions.
+    pub score_terms: usize,
+    /// Relative positions, which layers may project.
+    pub relative: Option<RelativePositions>,
     /// Of the feed-forward part.
     pub activation: Activation,
     /// What heads read.

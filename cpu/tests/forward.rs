@@ -40,7 +40,7 @@ fn error(engine: &Engine, batch: &Batch, expected: &[f64]) -> f64 {
 const GELU: Activation = Activation::Gelu;
 
 fn shapes() -> Vec<(Shape, Vec<usize>)> {
-    let (bert, modern) = (Shape::bert, Shape::modern);
+    let (bert, modern, deberta) = (Shape::bert, Shape::modern, Shape::deberta);
     vec![
         (bert(32, 1, 64, 1), vec![1]),
         (bert(32, 2, 37, 2), vec![5, 1, 17, 2]),
@@ -68,6 +68,10 @@ fn shapes() -> Vec<(Shape, Vec<usize>)> {
         (modern(384, 6, 576, 2, Pooling::Mean), vec![40]),
         (modern(24, 2, 40, 1, Pooling::FirstToken), vec![300, 3]),
         (modern(32, 2, 40, 1, Pooling::Mean), vec![11, 200, 1]),
+        (deberta(64, 2, 96, 2, [true, true]), vec![150, 10, 1, 29, 63]),
+        (deberta(36, 3, 50, 2, [true, false]), vec![2, 77, 31]),
+        (deberta(72, 4, 50, 2, [false, true]), vec![300, 5]),
+        (deberta(384, 6, 576, 1, [true, true]), vec![40, 3]),
     ]
 }
 
@@ -115,6 +119,7 @@ fn answers_do_not_depend_on_the_batch_or_the_threads() {
         (Shape::bert(72, 3, 96, 1), vec![19, 64, 65]),
         (Shape::modern(128, 4, 200, 4, Pooling::FirstToken), vec![1, 150, 33, 128, 5, 47]),
         (Shape::modern(72, 3, 50, 3, Pooling::Mean), vec![19, 301, 64, 2, 65]),
+        (Shape::deberta(64, 2, 200, 3, [true, true]), vec![1, 150, 33, 128, 5, 47]),
     ] {
         let batch = Batch::random(&shape, &lengths, 11);
         for level in levels() {

@@ -67,10 +67,14 @@ pub(crate) fn spec([layers, hidden, heads, intermediate]: [usize; 4]) -> Encoder
                 output_norm: Some(norm(s, hidden)),
                 window: None,
                 rotary_base: None,
+                position_key: None,
+                position_query: None,
             })
             .collect(),
         final_norm: None,
         heads,
+        score_terms: 1,
+        relative: None,
         activation: Activation::Gelu,
         pooling: Pooling::FirstToken,
         head: HeadSpec {

@@ -7,6 +7,7 @@
 
 use std::ops::Range;
 
+use super::Layer;
 use super::pass::Worker;
 use crate::kernels::{Coding, Epilogue, RowsArgs, SoftmaxArgs, Tile, WindowArgs};
 use crate::pack::for_tiles;
@@ -27,7 +28,7 @@ pub(super) struct Queries {
 
 impl Worker<'_> {
     /// bf16 in a group.
-    fn group(&self) -> usize {
+    pub(super) fn group(&self) -> usize {
         if self.encoder.sizes.bf16_attention { 2 } else { 1 }
     }
 
@@ -50,14 +51,30 @@ impl Worker<'_> {
         unsafe { self.shared.v[layer % 2].add(before * 4 / self.group()) }
     }
 
-    /// Puts keys, f32 rows in `wide`, into their panels.
+    /// A layer's keys in rows, from `row` on; none but where positions attend to them.
+    ///
+    /// # Safety
+    /// `row` is one of the batch's.
+    pub(super) unsafe fn key_rows(&self, layer: usize, row: usize) -> *mut u8 {
+        // SAFETY: within the layout's `key_rows_bytes`.
+        unsafe { self.shared.key_rows[layer % 2].add(row * self.layout.q_stride) }
+    }
+
+    /// Puts keys, f32 rows in `wide`, into their panels, and where positions attend to them also
+    /// into their rows.
     ///
     /// # Safety
     /// `rows` are this thread's and as many as `wide` holds.
     pub(super) unsafe fn pack_keys(&self, layer: usize, rows: Range<usize>) {
         let (sizes, k, group) = (self.encoder.sizes, self.k, self.group());
+        let keeps = self.encoder.layers[layer].position_query.is_some();
         let (source, stride) = if sizes.bf16_attention {
             // SAFETY: `context` is free now and has room for the block's rows, twice over.
+            let (out, out_stride) = match keeps {
+                true => (unsafe { self.key_rows(layer, rows.start) }, self.layout.q_stride),
+                false => (self.own.context.cast(), self.layout.context_stride * 4),
+            };
+            // SAFETY: as above.
             unsafe {
                 (k.code_rows)(&RowsArgs {
                     x: self.own.wide,
@@ -66,13 +83,21 @@ impl Worker<'_> {
                     n: sizes.hidden,
                     coding: Coding::Bf16,
                     factors: std::ptr::null(),
-                    out: self.own.context.cast(),
-                    out_stride: self.layout.context_stride * 4,
+                    out,
+                    out_stride,
                     scales: std::ptr::null_mut(),
                 });
             }
-            (self.own.context.cast::<u8>().cast_const(), self.layout.context_stride * 4)
+            (out.cast_const(), out_stride)
         } else {
+            for row in rows.clone().filter(|_| keeps) {
+                // SAFETY: the rows are this thread's.
+                unsafe {
+                    let from = self.own.wide.add((row - rows.start) * self.layout.wide_stride);
+                    let to = self.key_rows(layer, row).cast::<f32>();
+                    to.copy_from_nonoverlapping(from, sizes.hidden);
+                }
+            }
             (self.own.wide.cast::<u8>().cast_const(), self.layout.wide_stride * 4)
         };
         let width = k.nv * k.lanes;
@@ -165,9 +190,17 @@ impl Worker<'_> {
         let (scores, stride) = (self.own.scores, self.layout.score_stride);
         // A window that all tokens are in is none.
         let window = self.encoder.layers[layer].window.filter(|window| tokens > window + 1);
+        let Layer { position_key, position_query, .. } = &self.encoder.layers[layer];
+        let distances = self.encoder.distances.as_ref();
+        let (position_key, position_query) =
+            (distances.zip(position_key.as_ref()), distances.zip(position_query.as_ref()));
         for head in 0..sizes.heads {
             let keys = self.keys_of(layer, sequence, head);
             let values = self.values_of(layer, sequence, head);
+            if let Some(packed) = position_query {
+                // SAFETY: granted by the caller.
+                unsafe { self.keys_of_positions(packed, layer, head, queries) };
+            }
             for_tiles(rows, mr, |row, rows| {
                 let seen = seen(window, place + row..place + row + rows, tokens, key_width);
                 // SAFETY: panels lie as `pack_keys` and `pack_values` put them; scores have room
@@ -192,6 +225,13 @@ impl Worker<'_> {
                             epilogue: Epilogue::Plain,
                         });
                         key += width;
+                    }
+                    if let Some(packed) = position_key {
+                        let tile = (q.cast_const(), place + row..place + row + rows);
+                        self.add_queries_of_positions(packed, head, tile, tokens);
+                    }
+                    if position_query.is_some() {
+                        self.add_keys_of_positions(row, rows, tokens);
                     }
                     let (n, bf16) = (seen.len(), sizes.bf16_attention);
                     let inverse = self.own.inverse;

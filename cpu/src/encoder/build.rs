@@ -6,6 +6,7 @@ use super::calibrate::{ChannelMaxima, Place};
 use super::embed::PackedEmbeddings;
 use super::norm::PackedNorm;
 use super::plan::Costs;
+use super::relative::{Distances, RelativeTable, positions_bytes};
 use super::rotation::{Rotation, rotation_bytes};
 use super::{Encoder, Layer, Sizes};
 use crate::error::CpuError;
@@ -38,7 +39,11 @@ pub(super) fn build(
         maxima,
         slab: Slab::new(slab_bytes(spec, sizes, precision, kernels)?)?,
         rotations: Vec::new(),
+        relative: None,
     };
+    if let Some(relative) = &spec.relative {
+        packer.relative = Some(RelativeTable::new(kernels, relative, sizes.hidden)?);
+    }
     let embeddings = packer.embeddings(spec, sizes)?;
     let mut layers: Vec<Layer> = Vec::with_capacity(spec.layers.len());
     for at in 0..spec.layers.len() {
@@ -60,6 +65,11 @@ pub(super) fn build(
         costs: costs(spec, sizes, precision, kernels),
         layers,
         final_norm,
+        distances: spec
+            .relative
+            .as_ref()
+            .map(|relative| Distances::new(kernels, relative, sizes.tokens_max))
+            .transpose()?,
         pooling: spec.pooling,
         function: function(spec.activation, precision),
         weights: packer.slab,
@@ -83,6 +93,9 @@ fn sizes(spec: &EncoderSpec, precision: Precision, k: &Kernels) -> Result<Sizes,
     size(&spec.embeddings.word, 0, "word embedding")?;
     if embedding != hidden && spec.embeddings.projection.is_none() {
         return Err(bad(format!("embeddings of {embedding} are not projected to {hidden}")));
+    }
+    if !(1..=3).contains(&spec.score_terms) {
+        return Err(bad(format!("scores of {} terms", spec.score_terms)));
     }
     if spec.heads == 0 || hidden % spec.heads != 0 {
         return Err(bad(format!("{} heads do not divide {hidden}", spec.heads)));
@@ -111,6 +124,9 @@ fn sizes(spec: &EncoderSpec, precision: Precision, k: &Kernels) -> Result<Sizes,
     if head_size % 2 != 0 && spec.layers.iter().any(|layer| layer.rotary_base.is_some()) {
         return Err(bad(format!("heads of {head_size} cannot be rotated")));
     }
+    if spec.relative.is_some() && spec.layers.iter().any(|layer| layer.window.is_some()) {
+        return Err(bad("relative positions are not known in windows"));
+    }
     let bf16_attention =
         precision != Precision::F32 && k.native_bf16 && head_size.is_multiple_of(2);
     Ok(Sizes {
@@ -136,6 +152,12 @@ fn slab_bytes(
     let mut bases: Vec<f64> = spec.layers.iter().filter_map(|layer| layer.rotary_base).collect();
     bases.sort_by(f64::total_cmp);
     bases.dedup();
+    let table = spec.relative.as_ref().and_then(|relative| relative.table.shape.first());
+    let rows = table.copied().unwrap_or(0);
+    if rows > SIZE_MAX {
+        return Err(bad(format!("{rows} relative positions")));
+    }
+    let mut relative_bytes = 0;
     let mut bytes = bases.len() * rotation_bytes(sizes.tokens_max, sizes.head_size);
     let mut count = |linear: &Linear, precision| match linear.weight.shape[..] {
         [outputs, inputs] if outputs <= SIZE_MAX && inputs <= SIZE_MAX => {
@@ -150,11 +172,13 @@ fn slab_bytes(
         for linear in products.into_iter().chain(&layer.gate) {
             count(linear, precision)?;
         }
+        let positions = [&layer.position_key, &layer.position_query].into_iter().flatten().count();
+        relative_bytes += positions * positions_bytes(k, rows, sizes);
     }
     if let Some(projection) = &spec.embeddings.projection {
         count(projection, precision)?;
     }
-    Ok(bytes)
+    Ok(bytes + relative_bytes)
 }
 
 /// Products are estimated at one vector of each operand a cycle.
@@ -170,9 +194,12 @@ fn costs(spec: &EncoderSpec, sizes: Sizes, precision: Precision, k: &Kernels) ->
     let gated = spec.layers.iter().filter(|layer| layer.gate.is_some()).count();
     let weights = sizes.hidden * (4 * sizes.hidden + 2 * sizes.intermediate) * layers
         + sizes.hidden * sizes.intermediate * gated;
+    // Of scores and of the mix, and of positions as much again for each kind.
+    let positions = [&spec.layers[0].position_key, &spec.layers[0].position_query];
+    let key_products = (2 + positions.into_iter().flatten().count()) * sizes.hidden;
     let attention_group = if sizes.bf16_attention { 2 } else { 1 };
     // An exponential takes about 14 instructions.
-    let a_key = number(2 * sizes.hidden) / number(k.lanes * attention_group)
+    let a_key = number(key_products) / number(k.lanes * attention_group)
         + number(sizes.heads * 14) / number(k.lanes);
     let row = 1.25 * number(weights) / number(k.lanes * group);
     // Windows are not counted: a batch's sequences are shared out by their lengths either way.
@@ -198,6 +225,7 @@ struct Packer<'a> {
     slab: Slab,
     /// By base: layers share them.
     rotations: Vec<(f64, Rotation)>,
+    relative: Option<RelativeTable>,
 }
 
 impl Packer<'_> {
@@ -305,7 +333,7 @@ impl Packer<'_> {
         let square = [hidden, hidden];
         // Scores come out in units of log2, for powers of 2 are cheaper than those of e.
         #[expect(clippy::cast_precision_loss, reason = "a head's size")]
-        let scale = std::f32::consts::LOG2_E / (sizes.head_size as f32).sqrt();
+        let scale = std::f32::consts::LOG2_E / ((sizes.head_size * spec.score_terms) as f32).sqrt();
         let input = Input { low: None, channels: attention_channels.as_ref() };
         let key = self.linear(&name("key"), &own.key, square, (input, 1.0))?;
         let value = self.linear(&name("value"), &own.value, square, (input, 1.0))?;
@@ -322,6 +350,17 @@ impl Packer<'_> {
         let gate = gate.transpose()?;
         let input = Input { low, channels: down_channels.as_ref() };
         let down = self.linear(&name("down"), &own.down, [hidden, wide], (input, 1.0))?;
+        let mut positions = |part: &str, linear: &Option<Linear>, factor: f32| {
+            let Some(linear) = linear else { return Ok(None) };
+            let Some(table) = &self.relative else {
+                return Err(bad("it projects relative positions that it has not"));
+            };
+            let name = name(part);
+            let product = (name.as_str(), linear);
+            table.pack(self.kernels, &mut self.slab, product, sizes, factor).map(Some)
+        };
+        let position_key = positions("position key", &own.position_key, 1.0)?;
+        let position_query = positions("position query", &own.position_query, scale)?;
         let rotation = own.rotary_base.map(|base| self.rotation(base, sizes)).transpose()?;
         Ok(Layer {
             query,
@@ -336,6 +375,8 @@ impl Packer<'_> {
             output_pre_norm,
             output_norm,
             rotation,
+            position_key,
+            position_query,
             window: own.window,
         })
     }

@@ -11,6 +11,7 @@ mod norm;
 mod pass;
 mod phases;
 mod plan;
+mod relative;
 mod rotation;
 
 pub(crate) use arena::Arena;
@@ -31,6 +32,7 @@ use calibrate::Gauge;
 use embed::PackedEmbeddings;
 use norm::PackedNorm;
 use plan::Costs;
+use relative::{Distances, PackedPositions};
 use rotation::Rotation;
 
 /// An encoder with packed weights: from tokens to a state a sequence, which heads read.
@@ -45,6 +47,7 @@ pub struct Encoder {
     embeddings: PackedEmbeddings,
     layers: Vec<Layer>,
     final_norm: Option<PackedNorm>,
+    distances: Option<Distances>,
     pooling: Pooling,
     function: Function,
     costs: Costs,
@@ -85,6 +88,8 @@ struct Layer {
     output_pre_norm: Option<PackedNorm>,
     output_norm: Option<PackedNorm>,
     rotation: Option<Rotation>,
+    position_key: Option<PackedPositions>,
+    position_query: Option<PackedPositions>,
     window: Option<usize>,
 }
 
@@ -159,6 +164,11 @@ impl Encoder {
     /// Parts of a pass between which threads wait: embeddings, whole layers, ends.
     fn phases(&self) -> usize {
         self.whole_layers() + 2
+    }
+
+    /// Whether positions attend to keys.
+    fn keeps_keys(&self) -> bool {
+        self.layers.iter().any(|layer| layer.position_query.is_some())
     }
 
     fn has_pre_norms(&self) -> bool {

@@ -24,7 +24,7 @@ use super::plan::{Layout, Plan};
 use super::rotation::Rotation;
 use super::{Encoder, Layer, Watchers};
 use crate::error::CpuError;
-use crate::kernels::{Coding, Kernels, MultiplyArgs, RotateArgs, RowsArgs};
+use crate::kernels::{Coding, Kernels, PairArgs, RotateArgs, RowsArgs};
 use crate::pack::{PackedLinear, Results, Rows};
 use crate::pool::Alarm;
 use crate::spec::{NormPlace, Pooling, TokenBatch};
@@ -309,7 +309,7 @@ impl Worker<'_> {
         unsafe {
             let gates = self.own.wide.add(sizes.gates);
             gate.apply(self.k, a, Results { c: gates, stride, add: false }, None);
-            (self.k.multiply_rows)(&MultiplyArgs {
+            (self.k.multiply_rows)(&PairArgs {
                 x: self.own.wide,
                 y: gates,
                 stride,

@@ -229,9 +229,11 @@ pub(super) struct Layout {
     /// Bytes from row to row.
     pub(super) coded_stride: usize,
     pub(super) score_stride: usize,
+    pub(super) distance_stride: usize,
     pub(super) x_bytes: usize,
     pub(super) q_bytes: usize,
     pub(super) k_bytes: usize,
+    pub(super) key_rows_bytes: usize,
     pub(super) v_bytes: usize,
     pub(super) wide_bytes: usize,
     pub(super) context_bytes: usize,
@@ -240,6 +242,8 @@ pub(super) struct Layout {
     pub(super) coded_bytes: usize,
     pub(super) scales_bytes: usize,
     pub(super) scores_bytes: usize,
+    pub(super) distances_bytes: usize,
+    pub(super) positions_bytes: usize,
 }
 
 /// Bytes of a block's widest f32 rows: they and what else is hot share the L2 cache.
@@ -268,6 +272,11 @@ impl Layout {
         let coded_stride = PackedLinear::coded_row_bytes(k, encoder.precision, sizes.widest);
         let keys_max = plan.offsets.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0);
         let score_stride = keys_max.next_multiple_of(16) + 16;
+        let distance_stride = encoder
+            .distances
+            .as_ref()
+            .map_or(0, |distances| distances.row_room(k, keys_max.max(block_room)));
+        let keeps_keys = usize::from(encoder.keeps_keys());
         let keys = plan.key_starts.last().copied().unwrap_or(0);
         let values = plan.value_starts.last().copied().unwrap_or(0);
         Self {
@@ -280,9 +289,11 @@ impl Layout {
             normed_stride,
             coded_stride,
             score_stride,
+            distance_stride,
             x_bytes: plan.tokens() * x_stride * 4,
             q_bytes: plan.tokens() * q_stride,
             k_bytes: keys * sizes.hidden * number,
+            key_rows_bytes: plan.tokens() * q_stride * keeps_keys,
             v_bytes: values * sizes.heads * sizes.head_size.next_multiple_of(k.lanes) * number,
             wide_bytes: block_room * wide_stride * 4,
             context_bytes: block_room * context_stride * 4,
@@ -291,6 +302,8 @@ impl Layout {
             coded_bytes: block_room * coded_stride,
             scales_bytes: block_room * size_of::<RowScale>(),
             scores_bytes: 8 * score_stride * 4,
+            distances_bytes: 8 * distance_stride * 4,
+            positions_bytes: block_room * score_stride * 4 * keeps_keys,
         }
     }
 
@@ -304,9 +317,12 @@ impl Layout {
             self.coded_bytes,
             self.scales_bytes,
             self.scores_bytes,
+            self.distances_bytes,
+            self.positions_bytes,
             64,
         ];
-        let shared = [self.x_bytes, self.q_bytes, self.k_bytes * 2, self.v_bytes * 2];
+        let pairs = [self.k_bytes, self.key_rows_bytes, self.v_bytes];
+        let shared = [self.x_bytes, self.q_bytes, pairs.iter().sum::<usize>() * 2];
         shared.iter().sum::<usize>()
             + own.iter().sum::<usize>() * self.threads
             + 16 * ALIGN * (self.threads + 1)

@@ -2,9 +2,9 @@
 
 use crate::simd::Simd;
 
-/// `x·y` in place of `x`, row by row.
+/// Rows that are changed, and those that change them.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct MultiplyArgs {
+pub(crate) struct PairArgs {
     /// `[rows][stride]`.
     pub(crate) x: *mut f32,
     /// `[rows][stride]`.
@@ -31,17 +31,35 @@ pub(crate) struct MeanArgs {
     pub(crate) out: *mut f32,
 }
 
+/// `x·y` in place of `x`.
+///
 /// # Safety
-/// The CPU has the features of `S`; pointers are valid as [`MultiplyArgs`] says.
+/// The CPU has the features of `S`; pointers are valid as [`PairArgs`] says.
 #[inline(always)]
-pub(crate) unsafe fn multiply_rows<S: Simd>(args: &MultiplyArgs) {
+pub(crate) unsafe fn multiply_rows<S: Simd>(args: &PairArgs) {
+    // SAFETY: granted by the caller.
+    unsafe { pair_rows::<S>(args, |x, y| S::mul(x, y)) }
+}
+
+/// `x + y` in place of `x`.
+///
+/// # Safety
+/// As [`multiply_rows`].
+#[inline(always)]
+pub(crate) unsafe fn add_rows<S: Simd>(args: &PairArgs) {
+    // SAFETY: granted by the caller.
+    unsafe { pair_rows::<S>(args, |x, y| S::add(x, y)) }
+}
+
+#[inline(always)]
+unsafe fn pair_rows<S: Simd>(args: &PairArgs, each: impl Fn(S::F, S::F) -> S::F) {
     // SAFETY: granted by the caller.
     unsafe {
         for row in 0..args.rows {
             let (x, y) = (args.x.add(row * args.stride), args.y.add(row * args.stride));
             let mut at = 0;
             while at < args.n {
-                S::store(x.add(at), S::mul(S::load(x.add(at)), S::load(y.add(at))));
+                S::store(x.add(at), each(S::load(x.add(at)), S::load(y.add(at))));
                 at += S::LANES;
             }
         }
@@ -81,28 +99,31 @@ pub(crate) unsafe fn mean_rows<S: Simd>(args: &MeanArgs) {
 
 #[cfg(test)]
 mod tests {
-    use super::{MeanArgs, MultiplyArgs};
+    use super::{MeanArgs, PairArgs};
     use crate::kernels::tests::{all, floats};
 
     #[test]
-    fn products_are_exact() {
+    fn products_and_sums_are_exact() {
         for k in all() {
             for [rows, n] in [[1, 1], [3, 7], [2, 16], [5, 33], [4, 100]] {
                 let stride = n + 16;
                 let (x, y) = (floats(15, rows * stride), floats(16, rows * stride));
-                let mut ours = x.clone();
+                let (mut products, mut sums) = (x.clone(), x.clone());
+                let args = |x: &mut Vec<f32>| PairArgs {
+                    x: x.as_mut_ptr(),
+                    y: y.as_ptr(),
+                    stride,
+                    rows,
+                    n,
+                };
                 // SAFETY: rows have room for whole vectors.
                 unsafe {
-                    (k.multiply_rows)(&MultiplyArgs {
-                        x: ours.as_mut_ptr(),
-                        y: y.as_ptr(),
-                        stride,
-                        rows,
-                        n,
-                    });
+                    (k.multiply_rows)(&args(&mut products));
+                    (k.add_rows)(&args(&mut sums));
                 }
                 for at in (0..rows * stride).filter(|at| at % stride < n) {
-                    assert_eq!(ours[at], x[at] * y[at], "{} {rows} {n}", k.level);
+                    let expected = (x[at] * y[at], x[at] + y[at]);
+                    assert_eq!((products[at], sums[at]), expected, "{} {rows} {n}", k.level);
                 }
             }
         }

@@ -3,6 +3,7 @@
 mod combine;
 pub(crate) mod level;
 mod math;
+mod places;
 mod rotary;
 mod rows;
 pub(crate) mod table;
@@ -11,8 +12,9 @@ mod tests;
 mod tile;
 mod window;
 
-pub(crate) use combine::{MeanArgs, MultiplyArgs};
+pub(crate) use combine::{MeanArgs, PairArgs};
 pub(crate) use math::Function;
+pub(crate) use places::PlaceArgs;
 pub(crate) use rotary::RotateArgs;
 pub(crate) use rows::{Coding, NormArgs, OutlierArgs, RowScale, RowsArgs, SoftmaxArgs};
 pub(crate) use table::Kernels;

@@ -3,9 +3,10 @@
 //! The tables are private and [`Kernels::of`] checks the CPU before it hands one out: whoever
 //! holds a `&'static Kernels` may call what is in it with valid pointers.
 
-use super::combine::{self, MeanArgs, MultiplyArgs};
+use super::combine::{self, MeanArgs, PairArgs};
 use super::level::KernelLevel;
 use super::math::Function;
+use super::places::{self, PlaceArgs};
 use super::rotary::{self, RotateArgs};
 use super::rows::{self, NormArgs, OutlierArgs, RowsArgs, SoftmaxArgs};
 use super::tile::{self, Tile};
@@ -45,7 +46,9 @@ pub(crate) struct Kernels {
     pub(crate) pair_rows: unsafe fn(*const f32, *const f32, *mut i32, usize),
     pub(crate) softmax_window_rows: unsafe fn(&WindowArgs),
     pub(crate) rotate_rows: unsafe fn(&RotateArgs),
-    pub(crate) multiply_rows: unsafe fn(&MultiplyArgs),
+    pub(crate) multiply_rows: unsafe fn(&PairArgs),
+    pub(crate) add_rows: unsafe fn(&PairArgs),
+    pub(crate) add_by_place: unsafe fn(&PlaceArgs),
     pub(crate) mean_rows: unsafe fn(&MeanArgs),
 }
 
@@ -135,9 +138,19 @@ macro_rules! kernels {
                 unsafe { rotary::rotate_rows::<S>(args) }
             }
             $(#[target_feature(enable = $features)])?
-            unsafe fn multiply_rows(args: &MultiplyArgs) {
+            unsafe fn multiply_rows(args: &PairArgs) {
                 // SAFETY: as above.
                 unsafe { combine::multiply_rows::<S>(args) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn add_rows(args: &PairArgs) {
+                // SAFETY: as above.
+                unsafe { combine::add_rows::<S>(args) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn add_by_place(args: &PlaceArgs) {
+                // SAFETY: as above.
+                unsafe { places::add_by_place::<S>(args) }
             }
             $(#[target_feature(enable = $features)])?
             unsafe fn mean_rows(args: &MeanArgs) {
@@ -164,6 +177,8 @@ macro_rules! kernels {
                 softmax_window_rows,
                 rotate_rows,
                 multiply_rows,
+                add_rows,
+                add_by_place,
                 mean_rows,
             };
         }

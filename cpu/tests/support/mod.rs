@@ -61,7 +61,14 @@ pub(crate) struct Shape {
     pub(crate) activation: Activation,
     pub(crate) roberta: bool,
     pub(crate) modern: Option<Pooling>,
+    /// Whether queries attend to positions, and positions to keys.
+    pub(crate) relative: Option<[bool; 2]>,
 }
+
+/// Distances on either side that have a relative position of their own in generated models.
+const NEAR: usize = 24;
+/// Relative positions on either side; beyond the near ones two distances share one.
+const SPAN: usize = 120;
 
 impl Shape {
     pub(crate) const fn bert(
@@ -83,6 +90,34 @@ impl Shape {
             activation: Activation::Gelu,
             roberta: false,
             modern: None,
+            relative: None,
+        }
+    }
+
+    /// DeBERTa: relative positions, and embeddings that are projected before their norm.
+    pub(crate) const fn deberta(
+        hidden: usize,
+        heads: usize,
+        intermediate: usize,
+        layers: usize,
+        relative: [bool; 2],
+    ) -> Self {
+        let bert = Self::bert(hidden, heads, intermediate, layers);
+        Self { types: 0, embedding: hidden + 8, relative: Some(relative), ..bert }
+    }
+
+    fn relative_positions(&self, r: &mut Random, tokens_max: usize) -> RelativePositions {
+        let row = |distance: isize| {
+            let size = distance.unsigned_abs();
+            let size = size.min(NEAR) + size.saturating_sub(NEAR).div_ceil(2);
+            let row = SPAN.cast_signed() + distance.signum() * size.cast_signed();
+            row.clamp(0, 2 * SPAN.cast_signed() - 1) as u32
+        };
+        let farthest = tokens_max.cast_signed() - 1;
+        RelativePositions {
+            table: r.tensor(&[2 * SPAN, self.hidden], 0.1, 1.0),
+            norm: Some(r.norm(self.hidden)),
+            rows: (-farthest..=farthest).map(row).collect(),
         }
     }
 
@@ -115,6 +150,8 @@ impl Shape {
             output_norm: None,
             window: (at % 3 > 0).then_some(9 * at),
             rotary_base: Some(if at % 3 > 0 { 10_000.0 } else { 160_000.0 }),
+            position_key: None,
+            position_query: None,
         }
     }
 
@@ -135,13 +172,14 @@ impl Shape {
             output_norm: Some(r.norm(h)),
             window: None,
             rotary_base: None,
+            position_key: self.relative.and_then(|[key, _]| key.then(|| r.linear(h, h))),
+            position_query: self.relative.and_then(|[_, query]| query.then(|| r.linear(h, h))),
         };
+        let tokens_max = self.positions - if self.roberta { 2 } else { 0 };
         EncoderSpec {
             embeddings: Embeddings {
                 word: r.tensor(&[self.vocabulary, self.embedding], 0.0, 1.0),
-                position: self
-                    .modern
-                    .is_none()
+                position: (self.modern.is_none() && self.relative.is_none())
                     .then(|| r.tensor(&[self.positions, self.embedding], 0.0, 0.5)),
                 positions: if self.roberta {
                     Positions::AfterPadding { padding: 1 }
@@ -150,9 +188,12 @@ impl Shape {
                 },
                 token_type: (self.types > 0)
                     .then(|| r.tensor(&[self.types, self.embedding], 0.0, 0.5)),
-                norm: r.norm(self.embedding),
+                norm: r.norm(if self.relative.is_some() { h } else { self.embedding }),
                 projection: (self.embedding != h).then(|| r.linear(h, self.embedding)),
-                norm_place: NormPlace::BeforeProjection,
+                norm_place: match self.relative {
+                    Some(_) => NormPlace::AfterProjection,
+                    None => NormPlace::BeforeProjection,
+                },
             },
             layers: (0..self.layers)
                 .map(|at| match self.modern {
@@ -162,6 +203,10 @@ impl Shape {
                 .collect(),
             final_norm: self.modern.map(|_| r.norm(h)),
             heads: self.heads,
+            score_terms: 1 + self
+                .relative
+                .map_or(0, |kinds| kinds.into_iter().filter(|kind| *kind).count()),
+            relative: self.relative.map(|_| self.relative_positions(&mut r, tokens_max)),
             activation: self.activation,
             pooling: self.modern.unwrap_or(Pooling::FirstToken),
             head: HeadSpec {
@@ -174,7 +219,7 @@ impl Shape {
                     HeadLayer { dense: r.linear(self.labels, h), activation: None, norm: None },
                 ],
             },
-            tokens_max: self.positions - if self.roberta { 2 } else { 0 },
+            tokens_max,
         }
     }
 }
@@ -323,6 +368,18 @@ fn attention(spec: &EncoderSpec, layer: &LayerSpec, x: &Rows) -> Rows {
         rotate(base, spec.heads, &mut q);
         rotate(base, spec.heads, &mut k);
     }
+    let table = spec.relative.as_ref().map(|relative| {
+        let table = values(&relative.table);
+        let rows: Rows = table.chunks(x[0].len()).map(<[f64]>::to_vec).collect();
+        relative.norm.as_ref().map_or_else(|| rows.clone(), |own| norm(own, &rows))
+    });
+    let projected = |own: &Option<Linear>| Some(linear(own.as_ref()?, table.as_ref()?));
+    let (position_k, position_q) =
+        (projected(&layer.position_key), projected(&layer.position_query));
+    let row = |query: usize, key: usize| {
+        let relative = spec.relative.as_ref().expect("has relative positions");
+        relative.rows[spec.tokens_max - 1 + query - key] as usize
+    };
     let window = layer.window.unwrap_or(usize::MAX);
     let (tokens, hidden) = (q.len(), q[0].len());
     let size = hidden / spec.heads;
@@ -330,10 +387,20 @@ fn attention(spec: &EncoderSpec, layer: &LayerSpec, x: &Rows) -> Rows {
     for head in 0..spec.heads {
         let part = head * size..(head + 1) * size;
         for query in 0..tokens {
-            let dot =
-                |key: usize| -> f64 { part.clone().map(|at| q[query][at] * k[key][at]).sum() };
+            let product =
+                |a: &[f64], b: &[f64]| -> f64 { part.clone().map(|at| a[at] * b[at]).sum() };
+            let dot = |key: usize| {
+                let to_position =
+                    position_k.as_ref().map(|own| product(&q[query], &own[row(query, key)]));
+                let from_position =
+                    position_q.as_ref().map(|own| product(&k[key], &own[row(query, key)]));
+                product(&q[query], &k[key])
+                    + to_position.unwrap_or(0.0)
+                    + from_position.unwrap_or(0.0)
+            };
+            let divisor = ((size * spec.score_terms) as f64).sqrt();
             let score = |key: usize| match query.abs_diff(key) <= window {
-                true => dot(key) / (size as f64).sqrt(),
+                true => dot(key) / divisor,
                 false => f64::NEG_INFINITY,
             };
             let scores: Vec<f64> = (0..tokens).map(score).collect();
