@@ -3,7 +3,8 @@
 //!
 //! Relative positions as keys and as queries do not depend on the text: they are projected once.
 //! They lie in panels as keys do, in the order in which a query sees keys from the first to the
-//! last, so that what a query has of near ones lies beside each other like its scores.
+//! last, so that what a query has of near ones lies beside each other like its scores. Panels are
+//! of one vector: of a wider one less would be seen of a tile.
 
 use std::ops::Range;
 
@@ -70,7 +71,7 @@ impl Distances {
     /// Elements of a row of products of `tokens` keys and a tile's queries, or the other way.
     pub(super) fn row_room(&self, k: &Kernels, tokens: usize) -> usize {
         // A tile's rows see as many more places; panels are begun and ended whole.
-        (tokens + 8 + 2 * k.nv * k.lanes).min(self.padded).next_multiple_of(16) + 16
+        (tokens + 8 + 2 * k.lanes).min(self.padded).next_multiple_of(16) + 16
     }
 }
 
@@ -140,12 +141,11 @@ impl RelativeTable {
         unsafe { linear.apply(k, a, c, None) };
         let padded = rows.next_multiple_of(k.lanes);
         let group = if sizes.bf16_attention { 2 } else { 1 };
-        let (steps, width) = (size / group, k.nv * k.lanes);
+        let (steps, width) = (size / group, k.lanes);
         let panels = slab.take(sizes.heads * padded * steps * 4)?;
         for (row, projected) in projected.chunks_exact(stride).enumerate() {
             let place = rows - 1 - row;
             let panel = place / width * width;
-            let panel_width = width.min(padded - panel);
             for (head, numbers) in projected[..hidden].chunks_exact(size).enumerate() {
                 for (step, numbers) in numbers.chunks_exact(group).enumerate() {
                     let bytes = match numbers {
@@ -155,7 +155,7 @@ impl RelativeTable {
                         }
                         _ => numbers[0].to_ne_bytes(),
                     };
-                    let at = (head * padded + panel) * steps + step * panel_width + place - panel;
+                    let at = (head * padded + panel) * steps + step * width + place - panel;
                     // SAFETY: below heads · padded · steps, for which `take` gave room.
                     unsafe { panels.add(at * 4).cast::<[u8; 4]>().write(bytes) };
                 }
@@ -180,14 +180,13 @@ impl Worker<'_> {
     ) -> usize {
         let (sizes, k) = (self.encoder.sizes, self.k);
         let tiles = if sizes.bf16_attention { &k.tiles_bf16 } else { &k.tiles_f32 };
-        let (steps, width) = (sizes.head_size / self.group(), k.nv * k.lanes);
+        let (steps, width) = (sizes.head_size / self.group(), k.lanes);
         let first = places.start / width * width;
         let mut place = first;
         while place < places.end {
-            let panel_width = width.min(distances.padded - place);
             // SAFETY: panels lie one after another; `distances` has room for a tile's rows.
             unsafe {
-                tiles[rows - 1][panel_width / k.lanes - 1](&Tile {
+                tiles[rows - 1][0](&Tile {
                     a,
                     a_stride: self.layout.q_stride,
                     b: positions.0.add((head * distances.padded + place) * steps * 4),
@@ -197,7 +196,7 @@ impl Worker<'_> {
                     epilogue: Epilogue::Plain,
                 });
             }
-            place += panel_width;
+            place += width;
         }
         first
     }
