@@ -9,6 +9,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use postsort_cpu::{ComputePool, Phase, PhaseTimes, Precision, TokenBatch};
+use support::{Family, Shape};
 
 fn main() {
     let argument = |at: usize| std::env::args().nth(at);
@@ -20,13 +21,13 @@ fn main() {
     };
     let tokens: usize = argument(3).and_then(|text| text.parse().ok()).unwrap_or(128);
     let threads: usize = argument(4).and_then(|text| text.parse().ok()).unwrap_or(0);
-    let Some((_, sizes)) = support::SHAPES.into_iter().find(|(name, _)| *name == model) else {
+    let Some((_, shape)) = support::SHAPES.into_iter().find(|(name, _)| *name == model) else {
         eprintln!("models: {:?}", support::SHAPES.map(|(name, _)| name));
         std::process::exit(2);
     };
-    let [layers, hidden, _, intermediate] = sizes;
+    let Shape { family, layers, hidden, intermediate, .. } = shape;
     let pool = ComputePool::new(threads).expect("threads start");
-    let engine = support::engine(&support::spec(sizes), precision, &pool);
+    let engine = support::engine(&support::spec(shape), precision, &pool);
     let (ids, offsets) = support::batch(tokens, 1);
     let batch = TokenBatch { ids: &ids, type_ids: &[], offsets: &offsets };
     let mut logits = vec![0.0; engine.labels()];
@@ -47,6 +48,8 @@ fn main() {
     let products = |phase: Phase| match phase {
         Phase::KeysValues => Some((tokens * layers * 2) as f64 * square),
         Phase::Queries | Phase::Output => Some(rows * square),
+        // With the gates.
+        Phase::Up if family == Family::ModernBert => Some(rows * 2.0 * wide),
         Phase::Up | Phase::Down => Some(rows * wide),
         Phase::Attention => Some(rows * (2 * tokens * hidden) as f64),
         _ => None,

@@ -14,7 +14,7 @@ fn main() {
     let wanted = argument(2).unwrap_or_else(|| "all".to_owned());
     let repetitions: usize = argument(3).and_then(|text| text.parse().ok()).unwrap_or(20);
     let threads: usize = argument(4).and_then(|text| text.parse().ok()).unwrap_or(0);
-    let Some((_, sizes)) = support::SHAPES.into_iter().find(|(name, _)| *name == model) else {
+    let Some((_, shape)) = support::SHAPES.into_iter().find(|(name, _)| *name == model) else {
         eprintln!("models: {:?}", support::SHAPES.map(|(name, _)| name));
         std::process::exit(2);
     };
@@ -22,7 +22,7 @@ fn main() {
     let pool = ComputePool::new(threads).expect("threads start");
     println!("{model}, {} threads, kernels {}", pool.threads(), report.level);
     println!("{:>6} {:>6} {:>6} {:>9} {:>9}", "prec", "tokens", "batch", "min ms", "median ms");
-    let spec = support::spec(sizes);
+    let spec = support::spec(shape);
     let precisions =
         [("f32", Precision::F32), ("bf16", Precision::Bf16), ("int8", Precision::Int8)];
     for (name, precision) in precisions {

@@ -5,6 +5,10 @@
 //! a [`TokenBatch`] into states on a [`ComputePool`] that all encoders share, and a [`Head`] turns
 //! states into logits. Several heads may read one encoder's states; an [`Engine`] is both.
 //!
+//! Families are settings of one encoder: norms after the residuals (BERT and its kin) or before the
+//! products (ModernBERT), gates, rotary positions, windows, relative positions (DeBERTa), and the
+//! first token's state or the mean of all for the heads.
+//!
 //! # Map
 //!
 //! ```text
@@ -16,6 +20,10 @@
 //! kernels/      written once over the trait
 //!   tile.rs       register tiles of f32, bf16 and 8-bit products
 //!   rows.rs       layer norm, coding for the next product, softmax
+//!   window.rs     softmax of which each row sees a window
+//!   rotary.rs     queries and keys turned by their positions
+//!   places.rs     scores by where a key is seen from
+//!   combine.rs    products, sums and means of rows
 //!   math.rs       2^x, GELU and its kin
 //!   table.rs      all of these compiled for each instruction set
 //!   level.rs      which set is used
@@ -24,9 +32,12 @@
 //!   calibrate.rs  outlier channels of 8-bit products
 //!   plan.rs       whose rows are whose, and what memory a pass needs
 //!   pass.rs       THE forward pass
+//!   ends.rs       what heads read of a sequence
 //!   head.rs       from states to logits
 //!   attention.rs  one tile of queries, one head at a time
-//!   embed.rs, arena.rs, phases.rs
+//!   relative.rs   DeBERTa's relative positions, projected once
+//!   rotation.rs   angles of rotary positions, tabulated once
+//!   embed.rs, norm.rs, arena.rs, phases.rs
 //! ```
 //!
 //! # How it is fast
@@ -36,12 +47,15 @@
 //! another has not begun, so a thread that wakes late or loses its CPU costs little. Threads wait
 //! for each other once a layer, for keys and values. 8-bit rows are coded once, with a scale of
 //! their own; bias, activation, residual and correction are added as sums leave the registers. The
-//! last layer computes first tokens only, past keys and values.
+//! last layer computes first tokens only, past keys and values, unless heads read the mean of all.
+//! In layers with a window keys beyond it are not read.
 //!
 //! # Invariants
 //!
 //! - An answer is bit for bit the same whatever is in the batch and however many threads compute:
-//!   sums run over inputs in one order in every tile, and attention sees only its sequence.
+//!   sums run over inputs in one order in every tile, and attention sees only its sequence. Of a
+//!   window, too: shares of what a row does not see are zeros, and lanes are counted from the
+//!   sequence's first key.
 //! - 8-bit sums are exact on every instruction set: nothing saturates.
 //! - `unsafe` kernels are reached only through a table that is handed out after the CPU's features
 //!   were checked, and get memory that the pass's layout made room for.
@@ -63,6 +77,6 @@ pub use kernels::level::{KERNEL_VARIABLE, KernelLevel, KernelReport, kernels};
 pub use pool::ComputePool;
 pub use slab::map_file;
 pub use spec::{
-    Activation, Dtype, Embeddings, EncoderSpec, HeadSpec, LayerSpec, Linear, Norm, Owner,
-    Positions, Precision, TensorView, TokenBatch,
+    Activation, Dtype, Embeddings, EncoderSpec, HeadLayer, HeadSpec, LayerSpec, Linear, Norm,
+    NormPlace, Owner, Pooling, Positions, Precision, RelativePositions, TensorView, TokenBatch,
 };

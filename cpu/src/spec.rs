@@ -71,6 +71,19 @@ impl TensorView {
         Self { shape: shape.to_vec(), dtype: Dtype::F32, owner: Arc::new(bytes), range }
     }
 
+    /// Some of a tensor's rows; none that are not there.
+    #[must_use]
+    pub fn rows(&self, rows: Range<usize>) -> Self {
+        let row_bytes = self.shape.iter().skip(1).product::<usize>() * self.dtype.bytes();
+        let start = (self.range.start + rows.start * row_bytes).min(self.range.end);
+        let end = (self.range.start + rows.end * row_bytes).min(self.range.end);
+        let mut shape = self.shape.clone();
+        if let Some(first) = shape.first_mut() {
+            *first = rows.len();
+        }
+        Self { shape, dtype: self.dtype, owner: Arc::clone(&self.owner), range: start..end }
+    }
+
     /// The bytes, checked against the shape that `tensor`'s place asks for.
     pub(crate) fn check(&self, tensor: &str, expected: &[usize]) -> Result<&[u8], CpuError> {
         if self.shape != expected {
@@ -171,6 +184,15 @@ pub enum Positions {
     },
 }
 
+/// Which comes first where embeddings are projected to the states' width.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormPlace {
+    /// The norm, over the tables' width (ELECTRA).
+    BeforeProjection,
+    /// The projection; the norm is over the states' width (DeBERTa).
+    AfterProjection,
+}
+
 /// From ids to the first states.
 #[derive(Clone, Debug)]
 pub struct Embeddings {
@@ -184,13 +206,29 @@ pub struct Embeddings {
     pub token_type: Option<TensorView>,
     /// Over the sum.
     pub norm: Norm,
-    /// `[hidden, width]`, where the widths differ (ELECTRA).
+    /// `[hidden, width]`, where the widths differ.
     pub projection: Option<Linear>,
+    /// Where the norm is among them.
+    pub norm_place: NormPlace,
 }
 
-/// One encoder layer with the norms after the residuals.
+/// Relative positions, which content attends to and which attend to content (DeBERTa, He et al.
+/// 2020).
+#[derive(Clone, Debug)]
+pub struct RelativePositions {
+    /// `[rows, hidden]`.
+    pub table: TensorView,
+    /// Of the table's rows.
+    pub norm: Option<Norm>,
+    /// Row of each distance `query - key`, from `1 - tokens_max` to `tokens_max - 1`; ascending.
+    pub rows: Vec<u32>,
+}
+
+/// One encoder layer. BERT has its norms after the residuals, ModernBERT before the products.
 #[derive(Clone, Debug)]
 pub struct LayerSpec {
+    /// Of what queries, keys and values are made of; the residual passes it by.
+    pub attention_pre_norm: Option<Norm>,
     /// `[hidden, hidden]`.
     pub query: Linear,
     /// `[hidden, hidden]`.
@@ -200,34 +238,75 @@ pub struct LayerSpec {
     /// `[hidden, hidden]`.
     pub attention_output: Linear,
     /// After the attention's residual.
-    pub attention_norm: Norm,
-    /// `[intermediate, hidden]`.
+    pub attention_norm: Option<Norm>,
+    /// Of what goes into the feed-forward part; the residual passes it by.
+    pub output_pre_norm: Option<Norm>,
+    /// `[intermediate, hidden]`, activated.
     pub up: Linear,
+    /// `[intermediate, hidden]`: what the activated part is multiplied by (GeGLU, Shazeer 2020).
+    pub gate: Option<Linear>,
     /// `[hidden, intermediate]`.
     pub down: Linear,
     /// After the feed-forward residual.
-    pub output_norm: Norm,
+    pub output_norm: Option<Norm>,
+    /// Farthest token that a token sees on either side; all without it.
+    pub window: Option<usize>,
+    /// Queries and keys are rotated by their position (Su et al. 2021): the base of the angles.
+    pub rotary_base: Option<f64>,
+    /// `[hidden, hidden]`: relative positions as keys, which queries attend to.
+    pub position_key: Option<Linear>,
+    /// `[hidden, hidden]`: relative positions as queries, which attend to keys.
+    pub position_query: Option<Linear>,
 }
 
-/// Dense layers from the first token's state down to the logits, each with its activation.
+/// What heads read of a sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pooling {
+    /// The first token's state.
+    FirstToken,
+    /// The mean of all tokens' states.
+    Mean,
+}
+
+/// A dense layer of a head, with what follows it.
+#[derive(Clone, Debug)]
+pub struct HeadLayer {
+    /// `[outputs, inputs]`.
+    pub dense: Linear,
+    /// Of its results.
+    pub activation: Option<Activation>,
+    /// Of the activated results.
+    pub norm: Option<Norm>,
+}
+
+/// Dense layers from a sequence's state down to the logits.
 #[derive(Clone, Debug)]
 pub struct HeadSpec {
     /// The last one's outputs are the logits.
-    pub layers: Vec<(Linear, Option<Activation>)>,
+    pub layers: Vec<HeadLayer>,
 }
 
-/// A whole classifier of BERT's family.
+/// A whole classifier.
 #[derive(Clone, Debug)]
 pub struct EncoderSpec {
     /// From ids to the first states.
     pub embeddings: Embeddings,
     /// Encoder layers, at least one.
     pub layers: Vec<LayerSpec>,
+    /// Of what the last layer gives.
+    pub final_norm: Option<Norm>,
     /// Attention heads; divides the hidden size.
     pub heads: usize,
+    /// Scores are divided by the root of as many head sizes: 1, and in DeBERTa 1 more for each kind
+    /// of relative positions.
+    pub score_terms: usize,
+    /// Relative positions, which layers may project.
+    pub relative: Option<RelativePositions>,
     /// Of the feed-forward part.
     pub activation: Activation,
-    /// From the first token's state to logits.
+    /// What heads read.
+    pub pooling: Pooling,
+    /// From a sequence's state to logits.
     pub head: HeadSpec,
     /// Longest sequence that the model has positions for.
     pub tokens_max: usize,

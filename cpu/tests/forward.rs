@@ -20,17 +20,19 @@ fn engine(
     Engine::with_kernels(&shape.spec(7), precision, Arc::clone(pool), level).expect("builds")
 }
 
-/// Largest difference from the reference, over its largest logit.
-fn error(shape: &Shape, engine: &Engine, batch: &Batch) -> f64 {
+/// The reference's logits of a batch.
+fn expected(shape: &Shape, batch: &Batch) -> Vec<f64> {
     let spec = shape.spec(7);
-    let logits = run(engine, batch);
+    let sequences = (0..batch.sequences()).map(|sequence| batch.alone(sequence));
+    sequences.flat_map(|alone| reference(&spec, &alone.ids, &alone.type_ids)).collect()
+}
+
+/// Largest difference from the reference.
+fn error(engine: &Engine, batch: &Batch, expected: &[f64]) -> f64 {
     let mut worst = 0.0_f64;
-    for (sequence, logits) in logits.chunks(engine.labels()).enumerate() {
-        let alone = batch.alone(sequence);
-        for (ours, theirs) in logits.iter().zip(reference(&spec, &alone.ids, &alone.type_ids)) {
-            assert!(ours.is_finite());
-            worst = worst.max((f64::from(*ours) - theirs).abs());
-        }
+    for (ours, theirs) in run(engine, batch).into_iter().zip(expected) {
+        assert!(ours.is_finite());
+        worst = worst.max((f64::from(ours) - theirs).abs());
     }
     worst
 }
@@ -38,7 +40,7 @@ fn error(shape: &Shape, engine: &Engine, batch: &Batch) -> f64 {
 const GELU: Activation = Activation::Gelu;
 
 fn shapes() -> Vec<(Shape, Vec<usize>)> {
-    let bert = Shape::bert;
+    let (bert, modern, deberta) = (Shape::bert, Shape::modern, Shape::deberta);
     vec![
         (bert(32, 1, 64, 1), vec![1]),
         (bert(32, 2, 37, 2), vec![5, 1, 17, 2]),
@@ -61,6 +63,15 @@ fn shapes() -> Vec<(Shape, Vec<usize>)> {
         (Shape { embedding: 24, activation: Activation::Silu, ..bert(64, 4, 80, 2) }, vec![31, 8]),
         (Shape { embedding: 96, activation: Activation::Tanh, ..bert(40, 4, 80, 2) }, vec![31, 8]),
         (Shape { labels: 21, activation: GELU, ..bert(64, 4, 80, 1) }, vec![3, 3, 3]),
+        (modern(64, 2, 96, 4, Pooling::FirstToken), vec![150, 10, 1, 29, 63]),
+        (modern(36, 3, 50, 3, Pooling::Mean), vec![2, 77, 31]),
+        (modern(384, 6, 576, 2, Pooling::Mean), vec![40]),
+        (modern(24, 2, 40, 1, Pooling::FirstToken), vec![300, 3]),
+        (modern(32, 2, 40, 1, Pooling::Mean), vec![11, 200, 1]),
+        (deberta(64, 2, 96, 2, [true, true]), vec![150, 10, 1, 29, 63]),
+        (deberta(36, 3, 50, 2, [true, false]), vec![2, 77, 31]),
+        (deberta(72, 4, 50, 2, [false, true]), vec![300, 5]),
+        (deberta(384, 6, 576, 1, [true, true]), vec![40, 3]),
     ]
 }
 
@@ -72,8 +83,10 @@ fn f32_is_the_reference() {
         if shape.types == 1 {
             batch.type_ids.fill(0);
         }
+        let expected = expected(&shape, &batch);
         for level in levels() {
-            let worst = error(&shape, &engine(&shape, Precision::F32, &pool, level), &batch);
+            let engine = engine(&shape, Precision::F32, &pool, level);
+            let worst = error(&engine, &batch, &expected);
             assert!(worst <= 1e-4, "{level}: {worst} for {shape:?} {lengths:?}");
         }
     }
@@ -84,9 +97,10 @@ fn bf16_and_int8_are_near_the_reference() {
     let pool = ComputePool::new(2).expect("starts");
     for (shape, lengths) in shapes() {
         let batch = Batch::random(&shape, &lengths, 3);
+        let expected = expected(&shape, &batch);
         for level in levels() {
             for (precision, limit) in [(Precision::Bf16, 0.05), (Precision::Int8, 0.12)] {
-                let worst = error(&shape, &engine(&shape, precision, &pool, level), &batch);
+                let worst = error(&engine(&shape, precision, &pool, level), &batch, &expected);
                 assert!(
                     worst <= limit,
                     "{level}, {precision:?}: {worst} for {shape:?} {lengths:?}"
@@ -103,6 +117,9 @@ fn answers_do_not_depend_on_the_batch_or_the_threads() {
         (Shape::bert(128, 4, 300, 2), vec![1, 2, 90, 33, 128, 5, 5, 47]),
         (Shape::bert(384, 12, 768, 2), vec![100, 17, 63]),
         (Shape::bert(72, 3, 96, 1), vec![19, 64, 65]),
+        (Shape::modern(128, 4, 200, 4, Pooling::FirstToken), vec![1, 150, 33, 128, 5, 47]),
+        (Shape::modern(72, 3, 50, 3, Pooling::Mean), vec![19, 301, 64, 2, 65]),
+        (Shape::deberta(64, 2, 200, 3, [true, true]), vec![1, 150, 33, 128, 5, 47]),
     ] {
         let batch = Batch::random(&shape, &lengths, 11);
         for level in levels() {
@@ -122,7 +139,11 @@ fn answers_do_not_depend_on_the_batch_or_the_threads() {
 
 #[test]
 fn calibration_tames_outliers() {
-    let shape = Shape::bert(128, 4, 256, 2);
+    tame(&Shape::bert(128, 4, 256, 2));
+    tame(&Shape::modern(128, 4, 256, 2, Pooling::Mean));
+}
+
+fn tame(shape: &Shape) {
     let mut spec = shape.spec(7);
     // One channel of every norm's output is far above the others.
     let outlier = |norm: &mut Norm| {
@@ -132,24 +153,28 @@ fn calibration_tames_outliers() {
     };
     outlier(&mut spec.embeddings.norm);
     for layer in &mut spec.layers {
-        outlier(&mut layer.attention_norm);
-        outlier(&mut layer.output_norm);
+        let norms = [
+            &mut layer.attention_pre_norm,
+            &mut layer.attention_norm,
+            &mut layer.output_pre_norm,
+            &mut layer.output_norm,
+        ];
+        norms.into_iter().flatten().for_each(outlier);
     }
     let pool = ComputePool::new(2).expect("starts");
     let best = KernelLevel::best();
     let plain = |precision| Engine::new(&spec, precision, Arc::clone(&pool)).expect("builds");
     let (f32, int8) = (plain(Precision::F32), plain(Precision::Int8));
     let mut maxima =
-        f32.encoder().channel_maxima(Batch::random(&shape, &[40, 9], 1).view()).expect("runs");
-    maxima.merge(
-        &f32.encoder().channel_maxima(Batch::random(&shape, &[70], 2).view()).expect("runs"),
-    );
+        f32.encoder().channel_maxima(Batch::random(shape, &[40, 9], 1).view()).expect("runs");
+    maxima
+        .merge(&f32.encoder().channel_maxima(Batch::random(shape, &[70], 2).view()).expect("runs"));
     let kept = ChannelMaxima::from_values(2, 128, 256, &maxima.to_values()).expect("fits");
     assert_eq!(kept, maxima);
     assert_eq!(ChannelMaxima::from_values(3, 128, 256, &maxima.to_values()), None);
     let calibrated = Engine::calibrated(&spec, Precision::Int8, Arc::clone(&pool), best, &kept);
     let calibrated = calibrated.expect("builds");
-    let batch = Batch::random(&shape, &[50, 20, 100, 7, 3, 5, 8, 13, 21, 34], 5);
+    let batch = Batch::random(shape, &[50, 20, 100, 7, 3, 5, 8, 13, 21, 34], 5);
     let exact = run(&f32, &batch);
     let error = |engine: &Engine| {
         let logits = run(engine, &batch);
@@ -257,8 +282,11 @@ fn bad_specs_are_told() {
         assert!(matches!(build(change), Err(CpuError::Shape { .. })));
     };
     shapes(&|spec| spec.layers[0].key.weight = TensorView::from_f32(&[1, 1], &[0.0]));
-    shapes(&|spec| spec.layers[0].output_norm.weight = TensorView::from_f32(&[1], &[0.0]));
-    shapes(&|spec| spec.head.layers[1].0.bias = Some(TensorView::from_f32(&[1], &[0.0])));
+    shapes(&|spec| {
+        spec.layers[0].output_norm.as_mut().expect("has one").weight =
+            TensorView::from_f32(&[1], &[0.0])
+    });
+    shapes(&|spec| spec.head.layers[1].dense.bias = Some(TensorView::from_f32(&[1], &[0.0])));
     let bytes = build(&|spec| spec.layers[0].value.weight.range.end -= 4);
     assert!(matches!(bytes, Err(CpuError::Bytes { .. })));
     let outside = build(&|spec| spec.embeddings.word.range = usize::MAX - 8..usize::MAX);

@@ -2,12 +2,14 @@
 
 mod family;
 mod fields;
+mod relative;
 
 use serde_json::Value;
 
 use crate::error::ModelError;
-pub(crate) use family::{DebertaConfig, Family, ModernBertConfig, Relative};
+pub(crate) use family::{DebertaConfig, Family, ModernBertConfig};
 use fields::Fields;
+pub(crate) use relative::Relative;
 
 /// Encoder families.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -214,6 +216,14 @@ impl ModelConfig {
             usize::from(relative.content_to_position) + usize::from(relative.position_to_content);
         let factors =
             [self.layers, kinds, 2, relative.span(), self.heads, *head_size, size_of::<f32>()];
+        factors.into_iter().fold(1, |all: u64, factor| all.saturating_mul(factor as u64))
+    }
+
+    /// Bytes of the angles that the fast engine tabulates: ModernBERT's, of every position.
+    pub(crate) fn angle_bytes(&self) -> u64 {
+        let Family::ModernBert(_) = self.family else { return 0 };
+        // Full and sliding layers have their own.
+        let factors = [2, self.tokens_max(), self.hidden / self.heads, size_of::<f32>()];
         factors.into_iter().fold(1, |all: u64, factor| all.saturating_mul(factor as u64))
     }
 

@@ -6,12 +6,12 @@ use std::sync::{Arc, OnceLock};
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::Value;
 
-use crate::config::{Architecture, Family, ModelConfig};
+use crate::config::{Architecture, ModelConfig};
 use crate::error::ModelError;
 use crate::labels::Labels;
 use crate::manifest::Manifest;
-use crate::post_norm::PostNormSpec;
-use crate::tensors::resolve;
+use crate::parts::Parts;
+use crate::tensors::{TableSpec, resolve};
 use crate::tokenize::TruncationSide;
 use crate::weights::WeightFiles;
 
@@ -142,18 +142,16 @@ impl ModelFolder {
     /// A tensor that is missing or cannot be read.
     pub(crate) fn encoder_digest(&self) -> Result<Option<[u8; 32]>, ModelError> {
         let config = &self.config;
-        if !matches!(config.family, Family::PostNorm) {
-            return Ok(None);
-        }
+        // The head's tensors are not listed, so how many labels there are does not matter.
+        let Some(parts) = Parts::new(config, 1) else { return Ok(None) };
         if let Some(known) = self.encoder.get() {
             return Ok(Some(*known));
         }
         let mut digest = blake3::Hasher::new();
-        // Names every setting; none of them is the head's.
+        // Names every setting, a head's among them.
         digest.update(format!("{config:?}").as_bytes());
         let prefix = config.architecture.prefix();
-        // The head's tensors are not listed, so how many labels there are does not matter.
-        for (name, shape) in PostNormSpec::new(config, 1).encoder_tensors() {
+        for (name, shape) in parts.encoder_tensors() {
             let name = resolve(&self.weights, prefix, &name, &shape)?;
             self.weights.digest(&name, &mut digest)?;
         }
@@ -196,27 +194,21 @@ impl ModelFolder {
         self.weights.bytes()
     }
 
-    /// Numbers of the head's tensors.
-    pub(crate) fn head_elements(&self) -> u64 {
-        let head = PostNormSpec::new(&self.config, self.labels.names().len()).head;
-        head.iter().map(|(dense, _)| ((dense.inputs + 1) * dense.outputs) as u64).sum()
+    /// What the fast engine computes it with; `None` for an architecture that it does not know.
+    pub(crate) fn parts(&self) -> Option<Parts> {
+        Parts::new(&self.config, self.labels.names().len())
     }
 
-    /// Bytes and numbers of the embedding tables, which lie in memory as in the file.
-    pub(crate) fn table_size(&self) -> (u64, u64) {
-        let mut size = (0, 0);
-        for table in ["word_embeddings", "position_embeddings", "token_type_embeddings"] {
-            let name = format!("embeddings.{table}.weight");
-            let full = format!("{}{name}", self.config.architecture.prefix());
-            for name in [full, name] {
-                if let Some(shape) = self.weights.shape(&name) {
-                    size.0 += self.weights.tensor_bytes(&name).unwrap_or(0);
-                    size.1 += shape.iter().product::<usize>() as u64;
-                    break;
-                }
+    /// Bytes and numbers of a table as it is in the file; none of one that is not there.
+    pub(crate) fn table_size(&self, table: &TableSpec) -> (u64, u64) {
+        let (name, shape) = table.tensor();
+        match resolve(&self.weights, self.config.architecture.prefix(), &name, &shape) {
+            Ok(name) => {
+                let bytes = self.weights.tensor_bytes(&name).unwrap_or(0);
+                (bytes, shape.iter().product::<usize>() as u64)
             }
+            Err(_) => (0, 0),
         }
-        size
     }
 }
 

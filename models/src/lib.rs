@@ -9,6 +9,7 @@ mod bounded;
 mod candle;
 mod config;
 mod cpu;
+mod deberta;
 mod device;
 mod engine;
 mod error;
@@ -16,6 +17,8 @@ mod folder;
 mod labels;
 mod manifest;
 mod model;
+mod modern_bert;
+mod parts;
 mod post_norm;
 #[cfg(test)]
 mod random;

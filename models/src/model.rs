@@ -79,9 +79,9 @@ impl LoadOptions {
     /// Most bytes of the head and of the encoder, and how they will be packed if that is known; by
     /// the headers alone.
     fn bytes_max(&self, folder: &ModelFolder) -> (u64, u64, Option<cpu::Known>) {
-        if !self.is_fast(folder) {
+        let Some(parts) = folder.parts().filter(|_| self.is_fast(folder)) else {
             return (folder.weights.elements() * 4 + folder.config().derived_bytes(), 0, None);
-        }
+        };
         let wanted = self.precision(folder);
         let known = CpuEngine::known(folder, wanted, self.calibration_dir.as_deref());
         let element_bytes = match known.as_ref().map(|known| known.precision) {
@@ -90,11 +90,16 @@ impl LoadOptions {
             // Before another precision can be used the model is measured in f32.
             _ => 4,
         };
-        let (table_bytes, table_elements) = folder.table_size();
-        let head = folder.head_elements();
+        let (table_bytes, table_elements) = parts
+            .tables()
+            .into_iter()
+            .map(|table| folder.table_size(table))
+            .fold((0, 0), |all, own| (all.0 + own.0, all.1 + own.1));
+        let head = parts.head_elements();
         let dense = folder.weights.elements().saturating_sub(table_elements + head);
         // Biases, scales and padding are within a twentieth of the products.
-        let encoder_bytes = table_bytes + dense * element_bytes * 21 / 20 + (1 << 19);
+        let derived = folder.config().derived_bytes() + folder.config().angle_bytes();
+        let encoder_bytes = table_bytes + dense * element_bytes * 21 / 20 + derived + (1 << 19);
         (head * 4 * 21 / 20 + (1 << 19), encoder_bytes, known)
     }
 }

@@ -475,3 +475,39 @@ fn equal_encoders_are_in_memory_once() {
         assert_eq!(first.resident_bytes(), own + first.memory().encoder.expect("one").1);
     }
 }
+
+/// Settings that change states make another encoder of the same weights; a head does not.
+#[test]
+fn an_encoder_is_known_by_all_that_changes_its_states() {
+    for (name, settings) in [
+        (
+            "modernbert-cls",
+            vec![
+                ("classifier_pooling", json!("mean")),
+                ("local_attention", json!(8)),
+                ("layer_types", Value::from(vec!["full_attention"; 4])),
+            ],
+        ),
+        (
+            "deberta-v3",
+            vec![
+                ("max_relative_positions", json!(40)),
+                ("pos_att_type", json!(["c2p"])),
+                ("norm_rel_ebd", json!("none")),
+            ],
+        ),
+    ] {
+        let key = |dir: &TempDir| {
+            let model = load(dir.path()).expect("loads");
+            model.encoder().expect("one of its own").key().to_owned()
+        };
+        let (own, other) = (copy(name), copy(name));
+        edit_middle(other.path(), "classifier.weight");
+        assert_eq!(key(&own), key(&other), "{name}: another head");
+        for (setting, value) in settings {
+            let changed = copy(name);
+            edit_json(&changed.path().join("config.json"), |config| config[setting] = value);
+            assert_ne!(key(&own), key(&changed), "{name}: {setting}");
+        }
+    }
+}

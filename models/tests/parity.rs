@@ -41,6 +41,8 @@ fn load(path: &Path) -> Model {
 fn compare_engines(path: &Path, name: &str) {
     let served = load(path);
     compare(&served, name);
+    // A convolution is all that only the reference computes.
+    assert_eq!(served.engine().name() == "candle", name == "deberta-v2-conv", "{name}");
     if served.engine().name() != "candle" {
         compare(&load_on(path, EngineKind::Candle), name);
     }
@@ -168,7 +170,14 @@ fn roberta_base_shape() {
 
 #[test]
 fn an_answer_does_not_depend_on_the_batch() {
-    for name in ["bert", "roberta-multi-label", "deberta-v3", "modernbert-cls"] {
+    for name in [
+        "bert",
+        "roberta-multi-label",
+        "deberta-v3",
+        "deberta-v2-conv",
+        "modernbert-cls",
+        "modernbert-mean-biases",
+    ] {
         let model = load(&fixture(name));
         let texts = ["a", "are we still on for lunch?", "Click here: http://x.example 50% off"];
         let encode = |text| model.tokenizer().encode(text, 0, LongText::Truncate).expect("encodes");

@@ -64,6 +64,43 @@ fn the_batch_changes_no_answer_in_any_precision() {
     }
 }
 
+/// Small generated models of the other families: near f32, and the batch changes no answer.
+#[test]
+fn other_families_compute_in_less_than_f32() {
+    for name in [
+        "deberta-v3",
+        "deberta-v2-c2p",
+        "deberta-v2-p2c",
+        "deberta-v2-absolute",
+        "modernbert-cls",
+        "modernbert-mean-biases",
+    ] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
+        let folder = ModelFolder::open(&path).expect("opens");
+        let load = |precision| {
+            let options = LoadOptions { precision, ..LoadOptions::default() };
+            let model = Model::load(&folder, &options).expect("loads");
+            assert!(model.resident_bytes() <= options.resident_bytes_estimate(&folder), "{name}");
+            model
+        };
+        let exact = logits(&load(Precision::F32));
+        let largest = exact.iter().flatten().fold(0.0_f32, |most, logit| most.max(logit.abs()));
+        for (precision, limit) in [(Precision::Bf16, 0.03), (Precision::Int8, 0.06)] {
+            let model = load(precision);
+            assert_eq!((model.engine().name(), model.engine().precision()), ("cpu", precision));
+            let ours = logits(&model);
+            assert_ne!(ours, exact, "{name}: not f32");
+            for (ours, exact) in ours.iter().flatten().zip(exact.iter().flatten()) {
+                let error = (ours - exact).abs() / largest;
+                assert!(error <= limit, "{name} in {precision}: {ours}, {exact} in f32");
+            }
+            for (sequence, together) in encodings(&model).iter().zip(ours) {
+                assert_eq!(model.forward(&[sequence]).expect("computes")[0], together, "{name}");
+            }
+        }
+    }
+}
+
 #[test]
 fn auto_picks_what_agrees() {
     let model = load(Precision::Auto, None);

@@ -81,21 +81,21 @@ fn no_request_fails_for_want_of_room() {
 
 #[test]
 fn a_model_larger_than_the_budget_evicts_nothing() {
-    let dir = models_dir(&["bert", "modernbert-cls"]);
+    let dir = models_dir(&["bert", "deberta-v2-conv"]);
     let estimate = |name: &str| {
         let folder = ModelFolder::open(&dir.path().join(name)).expect("opens");
         LoadOptions::default().resident_bytes_estimate(&folder)
     };
-    let budget = estimate("modernbert-cls");
+    let budget = estimate("deberta-v2-conv");
     assert!(budget < estimate("bert"), "the engine of the larger one wants room to work");
     let mut settings = options(dir.path());
     settings.memory_bytes_max = Some(budget.to_string());
     let server = Server::start(settings);
     let ask = |model: &str| server.classify(&json!({"model": model, "inputs": "a"}));
-    assert_eq!(ask("modernbert-cls").status, 200);
+    assert_eq!(ask("deberta-v2-conv").status, 200);
     let answer = ask("bert");
     assert_eq!((answer.status, answer.code().as_str()), (507, "model_larger_than_budget"));
-    assert_eq!(server.get("/v1/models/modernbert-cls").json()["state"], "ready");
+    assert_eq!(server.get("/v1/models/deberta-v2-conv").json()["state"], "ready");
 }
 
 /// Disks fail and people delete: the model that it hits fails, with its reason, and no other.

@@ -38,6 +38,7 @@ impl Arena {
             x: slab.take(layout.x_bytes)?.cast(),
             q: slab.take(layout.q_bytes)?,
             k: [slab.take(layout.k_bytes)?, slab.take(layout.k_bytes)?],
+            key_rows: [slab.take(layout.key_rows_bytes)?, slab.take(layout.key_rows_bytes)?],
             v: [slab.take(layout.v_bytes)?, slab.take(layout.v_bytes)?],
         };
         own.clear();
@@ -46,9 +47,12 @@ impl Arena {
                 wide: slab.take(layout.wide_bytes)?.cast(),
                 context: slab.take(layout.context_bytes)?.cast(),
                 compact: slab.take(layout.compact_bytes)?.cast(),
+                normed: slab.take(layout.normed_bytes)?.cast(),
                 coded: slab.take(layout.coded_bytes)?,
                 scales: slab.take(layout.scales_bytes)?.cast(),
                 scores: slab.take(layout.scores_bytes)?.cast(),
+                distances: slab.take(layout.distances_bytes)?.cast(),
+                positions: slab.take(layout.positions_bytes)?.cast(),
                 inverse: slab.take(64)?.cast(),
             });
         }
@@ -66,6 +70,8 @@ pub(super) struct Shared {
     /// Keys in panels, of even and of odd layers: a thread may write the next layer's while
     /// another reads this one's.
     pub(super) k: [*mut u8; 2],
+    /// Keys in rows as queries, of even and of odd layers; none where no positions attend to them.
+    pub(super) key_rows: [*mut u8; 2],
     /// Values in panels.
     pub(super) v: [*mut u8; 2],
 }
@@ -82,12 +88,18 @@ pub(super) struct Own {
     pub(super) context: *mut f32,
     /// States of first tokens, gathered.
     pub(super) compact: *mut f32,
+    /// A block's states, normed for the next product; none where norms are after the residuals.
+    pub(super) normed: *mut f32,
     /// Left operand of the next product.
     pub(super) coded: *mut u8,
     /// Its rows' scales.
     pub(super) scales: *mut RowScale,
     /// Attention scores of one tile of rows.
     pub(super) scores: *mut f32,
+    /// Products of a tile's queries or keys with relative positions; none without those.
+    pub(super) distances: *mut f32,
+    /// What keys have of the positions that a block's queries see them from; none without those.
+    pub(super) positions: *mut f32,
     /// 1 over the sums of the tile's rows.
     pub(super) inverse: *mut f32,
 }

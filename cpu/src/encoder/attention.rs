@@ -7,16 +7,28 @@
 
 use std::ops::Range;
 
+use super::Layer;
 use super::pass::Worker;
-use crate::kernels::{Ahead, Coding, Epilogue, RowsArgs, SoftmaxArgs, Tile};
+use crate::kernels::{Ahead, Coding, Epilogue, RowsArgs, SoftmaxArgs, Tile, WindowArgs};
 use crate::pack::for_tiles;
 
 /// Vectors of a full panel of values.
 const VALUE_VECTORS: usize = 2;
 
+/// Queries of one sequence, one beside the other.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Queries {
+    pub(super) sequence: usize,
+    /// Where they lie among all queries.
+    pub(super) row: usize,
+    /// The first one's place in its sequence.
+    pub(super) place: usize,
+    pub(super) rows: usize,
+}
+
 impl Worker<'_> {
     /// bf16 in a group.
-    fn group(&self) -> usize {
+    pub(super) fn group(&self) -> usize {
         if self.encoder.sizes.bf16_attention { 2 } else { 1 }
     }
 
@@ -39,14 +51,30 @@ impl Worker<'_> {
         unsafe { self.shared.v[layer % 2].add(before * 4 / self.group()) }
     }
 
-    /// Puts keys, f32 rows in `wide`, into their panels.
+    /// A layer's keys in rows, from `row` on; none but where positions attend to them.
+    ///
+    /// # Safety
+    /// `row` is one of the batch's.
+    pub(super) unsafe fn key_rows(&self, layer: usize, row: usize) -> *mut u8 {
+        // SAFETY: within the layout's `key_rows_bytes`.
+        unsafe { self.shared.key_rows[layer % 2].add(row * self.layout.q_stride) }
+    }
+
+    /// Puts keys, f32 rows in `wide`, into their panels, and where positions attend to them also
+    /// into their rows.
     ///
     /// # Safety
     /// `rows` are this thread's and as many as `wide` holds.
     pub(super) unsafe fn pack_keys(&self, layer: usize, rows: Range<usize>) {
         let (sizes, k, group) = (self.encoder.sizes, self.k, self.group());
+        let keeps = self.encoder.layers[layer].position_query.is_some();
         let (source, stride) = if sizes.bf16_attention {
             // SAFETY: `context` is free now and has room for the block's rows, twice over.
+            let (out, out_stride) = match keeps {
+                true => (unsafe { self.key_rows(layer, rows.start) }, self.layout.q_stride),
+                false => (self.own.context.cast(), self.layout.context_stride * 4),
+            };
+            // SAFETY: as above.
             unsafe {
                 (k.code_rows)(&RowsArgs {
                     x: self.own.wide,
@@ -55,13 +83,21 @@ impl Worker<'_> {
                     n: sizes.hidden,
                     coding: Coding::Bf16,
                     factors: std::ptr::null(),
-                    out: self.own.context.cast(),
-                    out_stride: self.layout.context_stride * 4,
+                    out,
+                    out_stride,
                     scales: std::ptr::null_mut(),
                 });
             }
-            (self.own.context.cast::<u8>().cast_const(), self.layout.context_stride * 4)
+            (out.cast_const(), out_stride)
         } else {
+            for row in rows.clone().filter(|_| keeps) {
+                // SAFETY: the rows are this thread's.
+                unsafe {
+                    let from = self.own.wide.add((row - rows.start) * self.layout.wide_stride);
+                    let to = self.key_rows(layer, row).cast::<f32>();
+                    to.copy_from_nonoverlapping(from, sizes.hidden);
+                }
+            }
             (self.own.wide.cast::<u8>().cast_const(), self.layout.wide_stride * 4)
         };
         let width = k.nv * k.lanes;
@@ -134,25 +170,17 @@ impl Worker<'_> {
         }
     }
 
-    /// Attention of `rows` queries of one sequence, which lie at row `query` of the queries, into
-    /// `context`.
+    /// Attention of `queries` into `context`.
     ///
     /// # Safety
-    /// `context` has room for `rows`; the sequence's keys and values are packed and seen.
-    pub(super) unsafe fn attend(
-        &self,
-        layer: usize,
-        sequence: usize,
-        query: usize,
-        rows: usize,
-        context: *mut f32,
-    ) {
+    /// `context` has room for the rows; the sequence's keys and values are packed and seen.
+    pub(super) unsafe fn attend(&self, layer: usize, queries: Queries, context: *mut f32) {
+        let Queries { sequence, row: query, place, rows } = queries;
         let (sizes, k, group) = (self.encoder.sizes, self.k, self.group());
         let (tiles, mr) =
             if sizes.bf16_attention { (&k.tiles_bf16, k.mr_narrow) } else { (&k.tiles_f32, k.mr) };
         let tokens = self.plan.offsets[sequence + 1] - self.plan.offsets[sequence];
         let keys_padded = tokens.next_multiple_of(k.lanes);
-        let value_steps = tokens.div_ceil(group);
         // Rows of values are padded to pairs, those of one f32 as well.
         let value_room = (self.plan.value_starts[sequence + 1] - self.plan.value_starts[sequence])
             .div_ceil(group);
@@ -160,10 +188,21 @@ impl Worker<'_> {
         let head_padded = sizes.head_size.next_multiple_of(k.lanes);
         let key_steps = sizes.head_size / group;
         let (scores, stride) = (self.own.scores, self.layout.score_stride);
+        // A window that all tokens are in is none.
+        let window = self.encoder.layers[layer].window.filter(|window| tokens > window + 1);
+        let Layer { position_key, position_query, .. } = &self.encoder.layers[layer];
+        let distances = self.encoder.distances.as_ref();
+        let (position_key, position_query) =
+            (distances.zip(position_key.as_ref()), distances.zip(position_query.as_ref()));
         for head in 0..sizes.heads {
             let keys = self.keys_of(layer, sequence, head);
             let values = self.values_of(layer, sequence, head);
+            if let Some(packed) = position_query {
+                // SAFETY: granted by the caller.
+                unsafe { self.keys_of_positions(packed, layer, head, queries) };
+            }
             for_tiles(rows, mr, |row, rows| {
+                let seen = seen(window, place + row..place + row + rows, tokens, key_width);
                 // SAFETY: panels lie as `pack_keys` and `pack_values` put them; scores have room
                 // for a tile's rows of the longest sequence; a context row has room for the last
                 // head's whole vectors, and what is stored beyond a head is overwritten by the
@@ -173,8 +212,8 @@ impl Worker<'_> {
                         .shared
                         .q
                         .add((query + row) * self.layout.q_stride + head * key_steps * 4);
-                    let mut key = 0;
-                    while key < keys_padded {
+                    let mut key = seen.start;
+                    while key < seen.end {
                         let width = key_width.min(keys_padded - key);
                         tiles[rows - 1][width / k.lanes - 1](&Tile {
                             a: q,
@@ -182,33 +221,55 @@ impl Worker<'_> {
                             b: keys.add(key * key_steps * 4),
                             steps: key_steps,
                             ahead: Ahead::nothing(q),
-                            c: scores.add(key),
+                            c: scores.add(key - seen.start),
                             c_stride: stride,
                             epilogue: Epilogue::Plain,
                         });
                         key += width;
                     }
-                    (k.softmax_rows)(&SoftmaxArgs {
-                        scores,
-                        stride,
-                        rows,
-                        n: tokens,
-                        bf16: sizes.bf16_attention,
-                        inverse: self.own.inverse,
-                    });
+                    if let Some(packed) = position_key {
+                        let tile = (q.cast_const(), place + row..place + row + rows);
+                        self.add_queries_of_positions(packed, head, tile, tokens);
+                    }
+                    if position_query.is_some() {
+                        self.add_keys_of_positions(row, rows, tokens);
+                    }
+                    let (n, bf16) = (seen.len(), sizes.bf16_attention);
+                    let inverse = self.own.inverse;
+                    match window {
+                        Some(window) => (k.softmax_window_rows)(&WindowArgs {
+                            scores,
+                            stride,
+                            rows,
+                            n,
+                            own: place + row - seen.start,
+                            window,
+                            bf16,
+                            inverse,
+                        }),
+                        None => (k.softmax_rows)(&SoftmaxArgs {
+                            scores,
+                            stride,
+                            rows,
+                            n,
+                            bf16,
+                            inverse,
+                        }),
+                    }
                     let mut column = 0;
                     while column < head_padded {
                         let width = value_width.min(head_padded - column);
                         let at = row * self.layout.context_stride + head * sizes.head_size + column;
+                        let values = values.add(column * value_room * 4);
                         tiles[rows - 1][width / k.lanes - 1](&Tile {
                             a: scores.cast(),
                             a_stride: stride * 4,
-                            b: values.add(column * value_room * 4),
-                            steps: value_steps,
+                            b: values.add(seen.start / group * width * 4),
+                            steps: n.div_ceil(group),
                             ahead: Ahead::nothing(scores.cast()),
                             c: context.add(at),
                             c_stride: self.layout.context_stride,
-                            epilogue: Epilogue::RowScale(self.own.inverse),
+                            epilogue: Epilogue::RowScale(inverse),
                         });
                         column += width;
                     }
@@ -216,4 +277,10 @@ impl Worker<'_> {
             });
         }
     }
+}
+
+/// Keys that any of `places` sees, from the beginning of a panel of `panel` keys, which is even.
+fn seen(window: Option<usize>, places: Range<usize>, tokens: usize, panel: usize) -> Range<usize> {
+    let Some(window) = window else { return 0..tokens };
+    places.start.saturating_sub(window) / panel * panel..(places.end + window).min(tokens)
 }

@@ -4,14 +4,19 @@ use std::sync::Arc;
 
 use super::calibrate::{ChannelMaxima, Place};
 use super::embed::PackedEmbeddings;
+use super::norm::PackedNorm;
 use super::plan::Costs;
-use super::{Encoder, Layer, PackedNorm, Sizes};
+use super::relative::{Distances, RelativeTable, positions_bytes};
+use super::rotation::{Rotation, rotation_bytes};
+use super::{Encoder, Layer, Sizes};
 use crate::error::CpuError;
 use crate::kernels::{Function, Kernels};
 use crate::pack::{Input, PackedLinear, packed_bytes};
 use crate::pool::ComputePool;
 use crate::slab::Slab;
-use crate::spec::{Activation, EncoderSpec, Linear, Norm, Positions, Precision, TensorView};
+use crate::spec::{
+    Activation, EncoderSpec, LayerSpec, Linear, Norm, NormPlace, Positions, Precision, TensorView,
+};
 
 /// Beyond these a spec lies, and sizes could overflow when multiplied.
 pub(super) const SIZE_MAX: usize = 1 << 24;
@@ -32,13 +37,19 @@ pub(super) fn build(
         kernels,
         precision,
         maxima,
-        slab: Slab::new(slab_bytes(spec, precision, kernels)?)?,
+        slab: Slab::new(slab_bytes(spec, sizes, precision, kernels)?)?,
+        rotations: Vec::new(),
+        relative: None,
     };
+    if let Some(relative) = &spec.relative {
+        packer.relative = Some(RelativeTable::new(kernels, relative, sizes.hidden)?);
+    }
     let embeddings = packer.embeddings(spec, sizes)?;
     let mut layers: Vec<Layer> = Vec::with_capacity(spec.layers.len());
     for at in 0..spec.layers.len() {
         layers.push(packer.layer(spec, sizes, at)?);
     }
+    let final_norm = packer.norm("final norm", spec.final_norm.as_ref(), sizes.hidden)?;
     let tables = [
         Some(&spec.embeddings.word),
         spec.embeddings.position.as_ref(),
@@ -51,8 +62,15 @@ pub(super) fn build(
         pool,
         sizes,
         embeddings,
-        costs: costs(sizes, layers.len(), precision, kernels),
+        costs: costs(spec, sizes, precision, kernels),
         layers,
+        final_norm,
+        distances: spec
+            .relative
+            .as_ref()
+            .map(|relative| Distances::new(kernels, relative, sizes.tokens_max))
+            .transpose()?,
+        pooling: spec.pooling,
         function: function(spec.activation, precision),
         weights: packer.slab,
         table_bytes,
@@ -76,10 +94,20 @@ fn sizes(spec: &EncoderSpec, precision: Precision, k: &Kernels) -> Result<Sizes,
     if embedding != hidden && spec.embeddings.projection.is_none() {
         return Err(bad(format!("embeddings of {embedding} are not projected to {hidden}")));
     }
+    if !(1..=3).contains(&spec.score_terms) {
+        return Err(bad(format!("scores of {} terms", spec.score_terms)));
+    }
     if spec.heads == 0 || hidden % spec.heads != 0 {
         return Err(bad(format!("{} heads do not divide {hidden}", spec.heads)));
     }
-    let widest = hidden.max(intermediate).max(embedding);
+    // Gates lie behind what they multiply.
+    let gates = intermediate.next_multiple_of(k.lanes);
+    let wide = if spec.layers.iter().any(|layer| layer.gate.is_some()) {
+        gates + intermediate
+    } else {
+        intermediate
+    };
+    let widest = hidden.max(wide).max(embedding);
     let rows = spec
         .embeddings
         .position
@@ -93,6 +121,12 @@ fn sizes(spec: &EncoderSpec, precision: Precision, k: &Kernels) -> Result<Sizes,
         return Err(bad(format!("{} tokens do not fit {tokens_max} positions", spec.tokens_max)));
     }
     let head_size = hidden / spec.heads;
+    if head_size % 2 != 0 && spec.layers.iter().any(|layer| layer.rotary_base.is_some()) {
+        return Err(bad(format!("heads of {head_size} cannot be rotated")));
+    }
+    if spec.relative.is_some() && spec.layers.iter().any(|layer| layer.window.is_some()) {
+        return Err(bad("relative positions are not known in windows"));
+    }
     let bf16_attention =
         precision != Precision::F32 && k.native_bf16 && head_size.is_multiple_of(2);
     Ok(Sizes {
@@ -100,6 +134,7 @@ fn sizes(spec: &EncoderSpec, precision: Precision, k: &Kernels) -> Result<Sizes,
         heads: spec.heads,
         head_size,
         intermediate,
+        gates,
         embedding,
         widest,
         tokens_max: spec.tokens_max,
@@ -108,8 +143,22 @@ fn sizes(spec: &EncoderSpec, precision: Precision, k: &Kernels) -> Result<Sizes,
 }
 
 /// What packing will take, from the tensors' shapes.
-fn slab_bytes(spec: &EncoderSpec, precision: Precision, k: &Kernels) -> Result<usize, CpuError> {
-    let mut bytes = 0;
+fn slab_bytes(
+    spec: &EncoderSpec,
+    sizes: Sizes,
+    precision: Precision,
+    k: &Kernels,
+) -> Result<usize, CpuError> {
+    let mut bases: Vec<f64> = spec.layers.iter().filter_map(|layer| layer.rotary_base).collect();
+    bases.sort_by(f64::total_cmp);
+    bases.dedup();
+    let table = spec.relative.as_ref().and_then(|relative| relative.table.shape.first());
+    let rows = table.copied().unwrap_or(0);
+    if rows > SIZE_MAX {
+        return Err(bad(format!("{rows} relative positions")));
+    }
+    let mut relative_bytes = 0;
+    let mut bytes = bases.len() * rotation_bytes(sizes.tokens_max, sizes.head_size);
     let mut count = |linear: &Linear, precision| match linear.weight.shape[..] {
         [outputs, inputs] if outputs <= SIZE_MAX && inputs <= SIZE_MAX => {
             bytes += packed_bytes(k, precision, inputs, outputs);
@@ -118,25 +167,22 @@ fn slab_bytes(spec: &EncoderSpec, precision: Precision, k: &Kernels) -> Result<u
         ref shape => Err(bad(format!("a dense layer has shape {shape:?}"))),
     };
     for layer in &spec.layers {
-        for linear in [
-            &layer.query,
-            &layer.key,
-            &layer.value,
-            &layer.attention_output,
-            &layer.up,
-            &layer.down,
-        ] {
+        let LayerSpec { query, key, value, attention_output, up, down, .. } = layer;
+        let products = [query, key, value, attention_output, up, down];
+        for linear in products.into_iter().chain(&layer.gate) {
             count(linear, precision)?;
         }
+        let positions = [&layer.position_key, &layer.position_query].into_iter().flatten().count();
+        relative_bytes += positions * positions_bytes(k, rows, sizes);
     }
     if let Some(projection) = &spec.embeddings.projection {
         count(projection, precision)?;
     }
-    Ok(bytes)
+    Ok(bytes + relative_bytes)
 }
 
 /// Products are estimated at one vector of each operand a cycle.
-fn costs(sizes: Sizes, layers: usize, precision: Precision, k: &Kernels) -> Costs {
+fn costs(spec: &EncoderSpec, sizes: Sizes, precision: Precision, k: &Kernels) -> Costs {
     #[expect(clippy::cast_precision_loss, reason = "an estimate")]
     let number = |size: usize| size as f64;
     let group = match precision {
@@ -144,13 +190,20 @@ fn costs(sizes: Sizes, layers: usize, precision: Precision, k: &Kernels) -> Cost
         Precision::Bf16 => 2,
         Precision::Int8 => 4,
     };
-    let weights = sizes.hidden * (4 * sizes.hidden + 2 * sizes.intermediate);
+    let layers = spec.layers.len();
+    let gated = spec.layers.iter().filter(|layer| layer.gate.is_some()).count();
+    let weights = sizes.hidden * (4 * sizes.hidden + 2 * sizes.intermediate) * layers
+        + sizes.hidden * sizes.intermediate * gated;
+    // Of scores and of the mix, and of positions as much again for each kind.
+    let positions = [&spec.layers[0].position_key, &spec.layers[0].position_query];
+    let key_products = (2 + positions.into_iter().flatten().count()) * sizes.hidden;
     let attention_group = if sizes.bf16_attention { 2 } else { 1 };
     // An exponential takes about 14 instructions.
-    let a_key = number(2 * sizes.hidden) / number(k.lanes * attention_group)
+    let a_key = number(key_products) / number(k.lanes * attention_group)
         + number(sizes.heads * 14) / number(k.lanes);
     let row = 1.25 * number(weights) / number(k.lanes * group);
-    Costs { row: row * number(layers), key: a_key * number(layers) }
+    // Windows are not counted: a batch's sequences are shared out by their lengths either way.
+    Costs { row, key: a_key * number(layers) }
 }
 
 pub(super) fn function(activation: Activation, precision: Precision) -> Function {
@@ -170,6 +223,9 @@ struct Packer<'a> {
     precision: Precision,
     maxima: Option<&'a ChannelMaxima>,
     slab: Slab,
+    /// By base: layers share them.
+    rotations: Vec<(f64, Rotation)>,
+    relative: Option<RelativeTable>,
 }
 
 impl Packer<'_> {
@@ -190,18 +246,22 @@ impl Packer<'_> {
         )
     }
 
-    fn norm(&self, name: &str, norm: &Norm, width: usize) -> Result<PackedNorm, CpuError> {
-        let padded = width.next_multiple_of(self.kernels.lanes);
-        let read = |part: &str, tensor: &TensorView| {
-            let bytes = tensor.check(&format!("{name}, {part}"), &[width])?;
-            let mut values = vec![0.0; padded];
-            crate::spec::read_f32(tensor.dtype, bytes, &mut values[..width]);
-            Ok::<_, CpuError>(values)
-        };
-        let weight = read("weight", &norm.weight)?;
-        let bias =
-            norm.bias.as_ref().map_or_else(|| Ok(vec![0.0; padded]), |bias| read("bias", bias))?;
-        Ok(PackedNorm { weight, bias, eps: norm.eps })
+    fn norm(
+        &self,
+        name: &str,
+        norm: Option<&Norm>,
+        width: usize,
+    ) -> Result<Option<PackedNorm>, CpuError> {
+        norm.map(|norm| PackedNorm::new(self.kernels, name, norm, width)).transpose()
+    }
+
+    fn rotation(&mut self, base: f64, sizes: Sizes) -> Result<Rotation, CpuError> {
+        if let Some((_, known)) = self.rotations.iter().find(|(of, _)| *of == base) {
+            return Ok(*known);
+        }
+        let rotation = Rotation::new(&mut self.slab, sizes.tokens_max, sizes.head_size, base)?;
+        self.rotations.push((base, rotation));
+        Ok(rotation)
     }
 
     fn embeddings(
@@ -225,13 +285,18 @@ impl Packer<'_> {
             let shape = [sizes.hidden, sizes.embedding];
             self.linear("embedding projection", projection, shape, (Input::default(), 1.0))
         });
+        let normed = match own.norm_place {
+            NormPlace::BeforeProjection => sizes.embedding,
+            NormPlace::AfterProjection => sizes.hidden,
+        };
         Ok(PackedEmbeddings {
             word: own.word.clone(),
             position: own.position.clone(),
             positions: own.positions,
             token_type: own.token_type.clone(),
             projection: projection.transpose()?,
-            norm: self.norm("embedding norm", &own.norm, sizes.embedding)?,
+            norm: PackedNorm::new(self.kernels, "embedding norm", &own.norm, normed)?,
+            norm_place: own.norm_place,
         })
     }
 
@@ -239,24 +304,36 @@ impl Packer<'_> {
         let own = &spec.layers[at];
         let name = |part: &str| format!("layer {at}, {part}");
         let (hidden, wide) = (sizes.hidden, sizes.intermediate);
-        let attention_norm = self.norm(&name("attention norm"), &own.attention_norm, hidden)?;
-        let output_norm = self.norm(&name("output norm"), &own.output_norm, hidden)?;
-        let channels = |place: Place, products: &[(&str, &Linear)]| match self.maxima {
-            Some(maxima) if self.precision == Precision::Int8 => {
-                maxima.channels(at, place, products).map(Some)
-            }
-            _ => Ok(None),
+        let norm = |part: &str, norm: &Option<Norm>| self.norm(&name(part), norm.as_ref(), hidden);
+        let attention_pre_norm = norm("attention pre-norm", &own.attention_pre_norm)?;
+        let attention_norm = norm("attention norm", &own.attention_norm)?;
+        let output_pre_norm = norm("output pre-norm", &own.output_pre_norm)?;
+        let output_norm = norm("output norm", &own.output_norm)?;
+        // What comes of the activation alone has a least value.
+        let low = match own.gate {
+            Some(_) => None,
+            None => function(spec.activation, self.precision).minimum(),
         };
+        let channels =
+            |place: Place, low: Option<f32>, products: &[(&str, &Linear)]| match self.maxima {
+                Some(maxima) if self.precision == Precision::Int8 => {
+                    maxima.channels((at, place), low, products).map(Some)
+                }
+                _ => Ok(None),
+            };
         let attention = [("query", &own.query), ("key", &own.key), ("value", &own.value)];
-        let attention_channels = channels(Place::Attention, &attention)?;
-        let output_channels =
-            channels(Place::Output, &[("attention output", &own.attention_output)])?;
-        let up_channels = channels(Place::Up, &[("up", &own.up)])?;
-        let down_channels = channels(Place::Down, &[("down", &own.down)])?;
+        let attention_channels = channels(Place::Attention, None, &attention)?;
+        let output = [("attention output", &own.attention_output)];
+        let output_channels = channels(Place::Output, None, &output)?;
+        let ups: Vec<_> = std::iter::once(("up", &own.up))
+            .chain(own.gate.iter().map(|gate| ("gate", gate)))
+            .collect();
+        let up_channels = channels(Place::Up, None, &ups)?;
+        let down_channels = channels(Place::Down, low, &[("down", &own.down)])?;
         let square = [hidden, hidden];
         // Scores come out in units of log2, for powers of 2 are cheaper than those of e.
         #[expect(clippy::cast_precision_loss, reason = "a head's size")]
-        let scale = std::f32::consts::LOG2_E / (sizes.head_size as f32).sqrt();
+        let scale = std::f32::consts::LOG2_E / ((sizes.head_size * spec.score_terms) as f32).sqrt();
         let input = Input { low: None, channels: attention_channels.as_ref() };
         let key = self.linear(&name("key"), &own.key, square, (input, 1.0))?;
         let value = self.linear(&name("value"), &own.value, square, (input, 1.0))?;
@@ -266,18 +343,41 @@ impl Packer<'_> {
             self.linear(&name("attention output"), &own.attention_output, square, (input, 1.0))?;
         let input = Input { low: None, channels: up_channels.as_ref() };
         let up = self.linear(&name("up"), &own.up, [wide, hidden], (input, 1.0))?;
-        let low = function(spec.activation, self.precision).minimum();
+        let gate = own
+            .gate
+            .as_ref()
+            .map(|gate| self.linear(&name("gate"), gate, [wide, hidden], (input, 1.0)));
+        let gate = gate.transpose()?;
         let input = Input { low, channels: down_channels.as_ref() };
         let down = self.linear(&name("down"), &own.down, [hidden, wide], (input, 1.0))?;
+        let mut positions = |part: &str, linear: &Option<Linear>, factor: f32| {
+            let Some(linear) = linear else { return Ok(None) };
+            let Some(table) = &self.relative else {
+                return Err(bad("it projects relative positions that it has not"));
+            };
+            let name = name(part);
+            let product = (name.as_str(), linear);
+            table.pack(self.kernels, &mut self.slab, product, sizes, factor).map(Some)
+        };
+        let position_key = positions("position key", &own.position_key, 1.0)?;
+        let position_query = positions("position query", &own.position_query, scale)?;
+        let rotation = own.rotary_base.map(|base| self.rotation(base, sizes)).transpose()?;
         Ok(Layer {
             query,
             key,
             value,
             attention_output: output,
-            attention_norm,
             up,
+            gate,
             down,
+            attention_pre_norm,
+            attention_norm,
+            output_pre_norm,
             output_norm,
+            rotation,
+            position_key,
+            position_query,
+            window: own.window,
         })
     }
 }

@@ -96,11 +96,12 @@ impl ChannelMaxima {
             && self.layers.iter().all(|places| places.each_ref().map(Vec::len) == widths)
     }
 
-    /// What is done to each channel before it is coded for `products`.
+    /// What is done to each channel before it is coded for `products`; `low` is the least value that
+    /// channels have, if they have one.
     pub(super) fn channels(
         &self,
-        layer: usize,
-        place: Place,
+        (layer, place): (usize, Place),
+        low: Option<f32>,
         products: &[(&str, &Linear)],
     ) -> Result<Channels, CpuError> {
         let maxima = &self.layers[layer][place as usize];
@@ -119,7 +120,7 @@ impl ChannelMaxima {
         }
         let factor = |(largest, maximum): (f32, f32)| {
             // What the activation gives has its own coding, with one zero for all channels.
-            if matches!(place, Place::Down) {
+            if low.is_some() {
                 return 1.0;
             }
             let factor = largest.max(1e-5).powf(1.0 - SHARE) / maximum.max(1e-5).powf(SHARE);

@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-use super::PackedNorm;
+use super::norm::PackedNorm;
 use crate::error::CpuError;
 use crate::pack::PackedLinear;
-use crate::spec::{Dtype, Positions, TensorView, TokenBatch, read_f32};
+use crate::spec::{Dtype, NormPlace, Positions, TensorView, TokenBatch, read_f32};
 
 /// The tables as they are in their owners, rows converted when they are looked up.
 #[derive(Debug)]
@@ -16,6 +16,7 @@ pub(super) struct PackedEmbeddings {
     pub(super) token_type: Option<TensorView>,
     pub(super) norm: PackedNorm,
     pub(super) projection: Option<PackedLinear>,
+    pub(super) norm_place: NormPlace,
 }
 
 impl PackedEmbeddings {

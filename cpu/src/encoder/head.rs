@@ -1,13 +1,13 @@
-//! From the first token's state to logits: a few rows through dense layers, on the calling thread.
+//! From a sequence's state to logits: a few rows through dense layers, on the calling thread.
 
 use super::build::{SIZE_MAX, bad, function};
-use super::kernels_of;
+use super::{PackedNorm, kernels_of};
 use crate::error::CpuError;
 use crate::kernels::level::KernelLevel;
 use crate::kernels::{Function, Kernels};
 use crate::pack::{Input, PackedLinear, Results, Rows, packed_bytes};
 use crate::slab::Slab;
-use crate::spec::{HeadSpec, Precision};
+use crate::spec::{HeadLayer, HeadSpec, Precision};
 
 /// Rows that go through a layer together.
 const BLOCK_ROWS: usize = 32;
@@ -19,13 +19,20 @@ const LINE: usize = 16;
 #[derive(Debug)]
 pub struct Head {
     kernels: &'static Kernels,
-    layers: Vec<(PackedLinear, Option<Function>)>,
+    layers: Vec<Layer>,
     inputs: usize,
     labels: usize,
     /// Numbers from row to row between layers.
     stride: usize,
     /// What the layers' pointers lead to.
     weights: Slab,
+}
+
+#[derive(Debug)]
+struct Layer {
+    dense: PackedLinear,
+    function: Option<Function>,
+    norm: Option<PackedNorm>,
 }
 
 /// One cache line, so that rows begin at one.
@@ -42,10 +49,10 @@ impl Head {
         let kernels = kernels_of(level)?;
         let (mut inputs, mut widest, mut bytes) = (hidden, hidden, 0);
         let mut shapes = Vec::with_capacity(spec.layers.len());
-        for (linear, _) in &spec.layers {
-            let outputs = linear.weight.shape.first().copied().unwrap_or(0);
+        for HeadLayer { dense, .. } in &spec.layers {
+            let outputs = dense.weight.shape.first().copied().unwrap_or(0);
             if !(1..=SIZE_MAX).contains(&outputs) || !(1..=SIZE_MAX).contains(&inputs) {
-                return Err(bad(format!("head has shape {:?}", linear.weight.shape)));
+                return Err(bad(format!("head has shape {:?}", dense.weight.shape)));
             }
             bytes += packed_bytes(kernels, Precision::F32, inputs, outputs);
             shapes.push([outputs, inputs]);
@@ -56,13 +63,16 @@ impl Head {
         }
         let mut weights = Slab::new(bytes)?;
         let mut layers = Vec::with_capacity(shapes.len());
-        for (at, ((linear, activation), shape)) in spec.layers.iter().zip(shapes).enumerate() {
+        for (at, (layer, shape)) in spec.layers.iter().zip(shapes).enumerate() {
             let name = format!("head {at}");
             let input = (Input::default(), 1.0);
-            let linear = (name.as_str(), linear);
-            let packed =
-                PackedLinear::new(kernels, &mut weights, linear, shape, Precision::F32, input)?;
-            layers.push((packed, activation.map(|own| function(own, Precision::F32))));
+            let dense = (name.as_str(), &layer.dense);
+            let dense =
+                PackedLinear::new(kernels, &mut weights, dense, shape, Precision::F32, input)?;
+            let function = layer.activation.map(|own| function(own, Precision::F32));
+            let norm = layer.norm.as_ref();
+            let norm = norm.map(|norm| PackedNorm::new(kernels, &name, norm, shape[0]));
+            layers.push(Layer { dense, function, norm: norm.transpose()? });
         }
         // As between an encoder's rows: whole vectors, and not all rows in one set of the cache.
         let stride = widest.next_multiple_of(LINE) + LINE;
@@ -94,7 +104,7 @@ impl Head {
                     row.copy_from_nonoverlapping(state.as_ptr(), state.len());
                 }
             }
-            for (linear, function) in &self.layers {
+            for Layer { dense, function, norm } in &self.layers {
                 let x = from.as_ptr().cast::<f32>();
                 let a = Rows {
                     a: x.cast(),
@@ -107,7 +117,12 @@ impl Head {
                 let c = Results { c: to.as_mut_ptr().cast(), stride: self.stride, add: false };
                 // SAFETY: both have room for a block's rows of the widest layer, padded to whole
                 // vectors; the kernels are this CPU's.
-                unsafe { linear.apply(self.kernels, a, c, *function) };
+                unsafe {
+                    dense.apply(self.kernels, a, c, *function);
+                    if let Some(norm) = norm {
+                        norm.apply(self.kernels, c.c, self.stride, rows);
+                    }
+                }
                 std::mem::swap(&mut from, &mut to);
             }
             for (at, logits) in logits.chunks_exact_mut(self.labels).enumerate() {

@@ -5,10 +5,14 @@ mod attention;
 mod build;
 mod calibrate;
 mod embed;
+mod ends;
 mod head;
+mod norm;
 mod pass;
 mod phases;
 mod plan;
+mod relative;
+mod rotation;
 
 pub(crate) use arena::Arena;
 pub use calibrate::ChannelMaxima;
@@ -23,12 +27,15 @@ use crate::kernels::{Function, Kernels};
 use crate::pack::PackedLinear;
 use crate::pool::ComputePool;
 use crate::slab::Slab;
-use crate::spec::{EncoderSpec, HeadSpec, Precision, TokenBatch};
+use crate::spec::{EncoderSpec, HeadSpec, Pooling, Precision, TokenBatch};
 use calibrate::Gauge;
 use embed::PackedEmbeddings;
+use norm::PackedNorm;
 use plan::Costs;
+use relative::{Distances, PackedPositions};
+use rotation::Rotation;
 
-/// An encoder with packed weights: from tokens to the first token's state, which heads read.
+/// An encoder with packed weights: from tokens to a state a sequence, which heads read.
 ///
 /// A state is bit for bit the same whatever else is in the batch and however many threads compute.
 #[derive(Debug)]
@@ -39,6 +46,9 @@ pub struct Encoder {
     sizes: Sizes,
     embeddings: PackedEmbeddings,
     layers: Vec<Layer>,
+    final_norm: Option<PackedNorm>,
+    distances: Option<Distances>,
+    pooling: Pooling,
     function: Function,
     costs: Costs,
     /// What the layers' pointers lead to.
@@ -53,6 +63,8 @@ struct Sizes {
     heads: usize,
     head_size: usize,
     intermediate: usize,
+    /// Where in a row of the feed-forward part the gates begin.
+    gates: usize,
     /// Width of the embedding tables.
     embedding: usize,
     /// Widest row of f32 between two products.
@@ -68,18 +80,17 @@ struct Layer {
     key: PackedLinear,
     value: PackedLinear,
     attention_output: PackedLinear,
-    attention_norm: PackedNorm,
     up: PackedLinear,
+    gate: Option<PackedLinear>,
     down: PackedLinear,
-    output_norm: PackedNorm,
-}
-
-/// A layer norm's weights, padded to whole vectors.
-#[derive(Debug)]
-struct PackedNorm {
-    weight: Vec<f32>,
-    bias: Vec<f32>,
-    eps: f32,
+    attention_pre_norm: Option<PackedNorm>,
+    attention_norm: Option<PackedNorm>,
+    output_pre_norm: Option<PackedNorm>,
+    output_norm: Option<PackedNorm>,
+    rotation: Option<Rotation>,
+    position_key: Option<PackedPositions>,
+    position_query: Option<PackedPositions>,
+    window: Option<usize>,
 }
 
 impl Encoder {
@@ -100,7 +111,7 @@ impl Encoder {
         build::build(spec, precision, pool, kernels_of(level)?, maxima)
     }
 
-    /// States `[sequences, hidden]` of a batch's first tokens.
+    /// States `[sequences, hidden]` of a batch: of the first tokens, or the means of all.
     ///
     /// Runs on the calling thread and the pool's workers; calls of several threads run one after
     /// another. Does not allocate once the pool has seen a batch as large.
@@ -140,6 +151,30 @@ impl Encoder {
             return Ok(());
         }
         pass::forward(self, batch, states, watchers)
+    }
+
+    /// Layers past whose keys and values all tokens are computed.
+    fn whole_layers(&self) -> usize {
+        match self.pooling {
+            Pooling::FirstToken => self.layers.len() - 1,
+            Pooling::Mean => self.layers.len(),
+        }
+    }
+
+    /// Parts of a pass between which threads wait: embeddings, whole layers, ends.
+    fn phases(&self) -> usize {
+        self.whole_layers() + 2
+    }
+
+    /// Whether positions attend to keys.
+    fn keeps_keys(&self) -> bool {
+        self.layers.iter().any(|layer| layer.position_query.is_some())
+    }
+
+    fn has_pre_norms(&self) -> bool {
+        let has =
+            |layer: &Layer| layer.attention_pre_norm.is_some() || layer.output_pre_norm.is_some();
+        self.layers.iter().any(has)
     }
 
     fn check(&self, batch: TokenBatch<'_>) -> Result<(), CpuError> {

@@ -6,23 +6,28 @@
 //! each layer: ─ wait until all keys and values are there ─
 //!             attention → output, residual, norm → up, activation → down, residual, norm
 //!             → keys, values, queries of the next layer
-//! last layer: the same, but past keys and values only for the first token of each sequence
+//! last layer: the same, but past keys and values only for the first token of each sequence,
+//!             unless heads read the mean of all
 //! ```
+//! Norms come after the residuals, or before the products and then over a copy of the states.
 //!
 //! Rows go in blocks, so that what a block computes stays in the L2 cache.
 
 use std::ops::Range;
 
 use super::arena::{Own, Shared};
+use super::attention::Queries;
 use super::calibrate::Gauge;
+use super::norm::PackedNorm;
 use super::phases::{Phase, Watch};
 use super::plan::{Layout, Plan};
-use super::{Encoder, Layer, PackedNorm, Watchers};
+use super::rotation::Rotation;
+use super::{Encoder, Layer, Watchers};
 use crate::error::CpuError;
-use crate::kernels::{Coding, Kernels, NormArgs, RowsArgs};
+use crate::kernels::{Coding, Kernels, PairArgs, RotateArgs, RowsArgs};
 use crate::pack::{PackedLinear, Results, Rows};
 use crate::pool::Alarm;
-use crate::spec::TokenBatch;
+use crate::spec::{NormPlace, Pooling, TokenBatch};
 
 /// States that threads write, each those of its sequences.
 struct States(*mut f32);
@@ -92,8 +97,7 @@ impl Worker<'_> {
         thread: usize,
         states: *mut f32,
     ) -> Result<(), CpuError> {
-        let layers = &self.encoder.layers;
-        let last = layers.len() - 1;
+        let (layers, whole) = (&self.encoder.layers, self.encoder.whole_layers());
         let phase = |phase: usize, piece: &dyn Fn(Range<usize>)| {
             let done = self.plan.each(alarm, phase, thread, piece);
             self.watch.mark(Phase::Wait);
@@ -103,75 +107,50 @@ impl Worker<'_> {
         // after the one that writes them, which then writes to the other half.
         phase(0, &|block| unsafe {
             self.embed(block.clone());
-            self.keys_values_queries(0, block, last > 0);
+            self.keys_values_queries(0, block, whole > 0);
         })?;
-        for (at, layer) in layers.iter().enumerate().take(last) {
+        for (at, layer) in layers.iter().enumerate().take(whole) {
             // SAFETY: as above.
             phase(at + 1, &|block| unsafe {
                 for (sequence, part) in self.plan.segments(block.clone()) {
                     let context = self.context(part.start - block.start);
-                    self.attend(at, sequence, part.start, part.len(), context);
+                    let (row, place) = (part.start, part.start - self.plan.offsets[sequence]);
+                    self.attend(at, Queries { sequence, row, place, rows: part.len() }, context);
                 }
                 self.watch.mark(Phase::Attention);
-                let x = self.x(block.start);
-                self.dense(layer, x, self.layout.x_stride, block.len());
-                self.keys_values_queries(at + 1, block, at + 1 < last);
+                let (x, stride) = (self.x(block.start), self.layout.x_stride);
+                self.dense(layer, x, stride, block.len());
+                if at + 1 < layers.len() {
+                    self.keys_values_queries(at + 1, block, at + 1 < whole);
+                } else if let Some(norm) = &self.encoder.final_norm {
+                    norm.apply(self.k, x, stride, block.len());
+                }
             })?;
         }
         // SAFETY: as above; a sequence is given to one thread.
-        phase(last + 1, &|sequences| unsafe {
-            self.first_tokens(&layers[last], last, sequences, states);
+        phase(whole + 1, &|sequences| unsafe {
+            match (self.encoder.pooling, layers.last()) {
+                (Pooling::FirstToken, Some(last)) => {
+                    self.first_tokens(last, whole, sequences, states);
+                }
+                _ => self.means(sequences, states),
+            }
             self.watch.mark(Phase::FirstTokens);
         })
     }
 
     /// # Safety
     /// `row` is below the batch's tokens.
-    unsafe fn x(&self, row: usize) -> *mut f32 {
+    pub(super) unsafe fn x(&self, row: usize) -> *mut f32 {
         // SAFETY: `x_bytes` has room for all rows.
         unsafe { self.shared.x.add(row * self.layout.x_stride) }
     }
 
     /// # Safety
     /// `row` is within a block.
-    unsafe fn context(&self, row: usize) -> *mut f32 {
+    pub(super) unsafe fn context(&self, row: usize) -> *mut f32 {
         // SAFETY: `context_bytes` has room for a block's rows.
         unsafe { self.own.context.add(row * self.layout.context_stride) }
-    }
-
-    /// The last layer's attention and dense part, for first tokens only.
-    ///
-    /// # Safety
-    /// As [`Self::run`]; `sequences` are this thread's and at most a block.
-    unsafe fn first_tokens(
-        &self,
-        layer: &Layer,
-        at: usize,
-        sequences: Range<usize>,
-        states: *mut f32,
-    ) {
-        let (count, stride) = (sequences.len(), self.layout.compact_stride);
-        // SAFETY: other threads' rows are finished behind the barrier and only read here; compact
-        // has room for a block.
-        unsafe {
-            for (to, sequence) in sequences.clone().enumerate() {
-                let from = self.x(self.plan.offsets[sequence]).cast_const();
-                let to = self.own.compact.add(to * stride);
-                to.copy_from_nonoverlapping(from, self.encoder.sizes.hidden);
-            }
-            // Queries of first tokens take the first rows of all queries, which nobody needs now.
-            let a = self.coded(&layer.query, self.own.compact, stride, count);
-            self.queries(layer, a, sequences.clone());
-            for (to, sequence) in sequences.clone().enumerate() {
-                self.attend(at, sequence, sequence, 1, self.context(to));
-            }
-            self.dense(layer, self.own.compact, stride, count);
-            let hidden = self.encoder.sizes.hidden;
-            for (at, sequence) in sequences.enumerate() {
-                let from = self.own.compact.add(at * stride).cast_const();
-                states.add(sequence * hidden).copy_from_nonoverlapping(from, hidden);
-            }
-        }
     }
 
     /// # Safety
@@ -190,12 +169,16 @@ impl Worker<'_> {
                 let to = std::slice::from_raw_parts_mut(to, part.len() * stride);
                 embeddings.look_up(self.batch, self.plan.offsets[sequence], part, to, stride);
             }
-            self.norm(&embeddings.norm, to, stride, block.len(), self.encoder.sizes.embedding);
+            if embeddings.norm_place == NormPlace::BeforeProjection {
+                embeddings.norm.apply(self.k, to, stride, block.len());
+            }
+            let (x, x_stride) = (self.x(block.start), self.layout.x_stride);
             if let Some(projection) = &embeddings.projection {
                 let a = self.coded(projection, to, stride, block.len());
-                let c =
-                    Results { c: self.x(block.start), stride: self.layout.x_stride, add: false };
-                projection.apply(self.k, a, c, None);
+                projection.apply(self.k, a, Results { c: x, stride: x_stride, add: false }, None);
+            }
+            if embeddings.norm_place == NormPlace::AfterProjection {
+                embeddings.norm.apply(self.k, x, x_stride, block.len());
             }
             self.watch.mark(Phase::Embed);
         }
@@ -209,11 +192,17 @@ impl Worker<'_> {
         let layer = &self.encoder.layers[at];
         // SAFETY: `wide` has room for a block's rows.
         unsafe {
+            let (x, stride) = (self.x(block.start), self.layout.x_stride);
+            let norm = layer.attention_pre_norm.as_ref();
+            let (x, stride) = self.pre_normed(norm, x, stride, block.len());
             // All three take the same codes.
-            let a = self.coded(&layer.key, self.x(block.start), self.layout.x_stride, block.len());
+            let a = self.coded(&layer.key, x, stride, block.len());
             self.watch.mark(Phase::Code);
             layer.key.apply(self.k, a, self.wide(), None);
             self.watch.mark(Phase::KeysValues);
+            if let Some(rotation) = &layer.rotation {
+                self.rotate(rotation, self.own.wide, self.layout.wide_stride, block.clone());
+            }
             self.pack_keys(at, block.clone());
             self.watch.mark(Phase::Pack);
             layer.value.apply(self.k, a, self.wide(), None);
@@ -221,25 +210,39 @@ impl Worker<'_> {
             self.pack_values(at, block.clone());
             self.watch.mark(Phase::Pack);
             if queries {
-                self.queries(layer, a, block);
+                self.queries(layer, a, block, layer.rotation.as_ref());
                 self.watch.mark(Phase::Queries);
             }
         }
     }
 
-    /// Queries of coded states `a`, into rows `to` of all queries.
+    /// Queries of coded states `a`, into rows `to` of all queries; rotated if those are the rows of
+    /// the same tokens.
     ///
     /// # Safety
     /// Rows `to` are this thread's to write and at most a block.
-    unsafe fn queries(&self, layer: &Layer, a: Rows, to: Range<usize>) {
+    pub(super) unsafe fn queries(
+        &self,
+        layer: &Layer,
+        a: Rows,
+        to: Range<usize>,
+        rotation: Option<&Rotation>,
+    ) {
         // SAFETY: `q_bytes` has room for all rows, `wide` for a block's.
         unsafe {
             let q = self.shared.q.add(to.start * self.layout.q_stride);
             if !self.encoder.sizes.bf16_attention {
-                let c = Results { c: q.cast(), stride: self.layout.q_stride / 4, add: false };
-                return layer.query.apply(self.k, a, c, None);
+                let (c, stride) = (q.cast::<f32>(), self.layout.q_stride / 4);
+                layer.query.apply(self.k, a, Results { c, stride, add: false }, None);
+                if let Some(rotation) = rotation {
+                    self.rotate(rotation, c, stride, to);
+                }
+                return;
             }
             layer.query.apply(self.k, a, self.wide(), None);
+            if let Some(rotation) = rotation {
+                self.rotate(rotation, self.own.wide, self.layout.wide_stride, to.clone());
+            }
             (self.k.code_rows)(&RowsArgs {
                 x: self.own.wide,
                 x_stride: self.layout.wide_stride,
@@ -258,8 +261,8 @@ impl Worker<'_> {
     ///
     /// # Safety
     /// `x` has `rows` rows that are this thread's, at most a block.
-    unsafe fn dense(&self, layer: &Layer, x: *mut f32, stride: usize, rows: usize) {
-        let hidden = self.encoder.sizes.hidden;
+    pub(super) unsafe fn dense(&self, layer: &Layer, x: *mut f32, stride: usize, rows: usize) {
+        let (k, wide_stride) = (self.k, self.layout.wide_stride);
         let add = Results { c: x, stride, add: true };
         // SAFETY: room for a block's rows everywhere.
         unsafe {
@@ -272,18 +275,92 @@ impl Worker<'_> {
             self.watch.mark(Phase::Code);
             layer.attention_output.apply(self.k, a, add, None);
             self.watch.mark(Phase::Output);
-            self.norm(&layer.attention_norm, x, stride, rows, hidden);
+            if let Some(norm) = &layer.attention_norm {
+                norm.apply(k, x, stride, rows);
+            }
+            let norm = layer.output_pre_norm.as_ref();
+            let (input, input_stride) = self.pre_normed(norm, x, stride, rows);
             self.watch.mark(Phase::Norm);
-            let a = self.coded(&layer.up, x, stride, rows);
+            let a = self.coded(&layer.up, input, input_stride, rows);
             self.watch.mark(Phase::Code);
-            layer.up.apply(self.k, a, self.wide(), Some(self.encoder.function));
+            layer.up.apply(k, a, self.wide(), Some(self.encoder.function));
+            if let Some(gate) = &layer.gate {
+                self.multiply_by_gate(gate, a);
+            }
             self.watch.mark(Phase::Up);
-            let a = self.coded(&layer.down, self.own.wide, self.layout.wide_stride, rows);
+            let a = self.coded(&layer.down, self.own.wide, wide_stride, rows);
             self.watch.mark(Phase::Code);
-            layer.down.apply(self.k, a, add, None);
+            layer.down.apply(k, a, add, None);
             self.watch.mark(Phase::Down);
-            self.norm(&layer.output_norm, x, stride, rows, hidden);
+            if let Some(norm) = &layer.output_norm {
+                norm.apply(k, x, stride, rows);
+            }
             self.watch.mark(Phase::Norm);
+        }
+    }
+
+    /// Multiplies what is in `wide` by the gates of coded states `a`.
+    ///
+    /// # Safety
+    /// `a` has at most a block's rows.
+    unsafe fn multiply_by_gate(&self, gate: &PackedLinear, a: Rows) {
+        let (sizes, stride) = (self.encoder.sizes, self.layout.wide_stride);
+        // SAFETY: a row of `wide` has room for both.
+        unsafe {
+            let gates = self.own.wide.add(sizes.gates);
+            gate.apply(self.k, a, Results { c: gates, stride, add: false }, None);
+            (self.k.multiply_rows)(&PairArgs {
+                x: self.own.wide,
+                y: gates,
+                stride,
+                rows: a.rows,
+                n: sizes.intermediate,
+            });
+        }
+    }
+
+    /// States as a product takes them: normed, in `normed`, where there is a norm before it.
+    ///
+    /// # Safety
+    /// `x` has `rows` rows of states, at most a block.
+    pub(super) unsafe fn pre_normed(
+        &self,
+        norm: Option<&PackedNorm>,
+        x: *const f32,
+        stride: usize,
+        rows: usize,
+    ) -> (*const f32, usize) {
+        let Some(norm) = norm else { return (x, stride) };
+        let (to, to_stride) = (self.own.normed, self.layout.normed_stride);
+        // SAFETY: `normed` has room for a block's rows.
+        unsafe {
+            for row in 0..rows {
+                let from = x.add(row * stride);
+                to.add(row * to_stride).copy_from_nonoverlapping(from, self.encoder.sizes.hidden);
+            }
+            norm.apply(self.k, to, to_stride, rows);
+        }
+        (to, to_stride)
+    }
+
+    /// Turns a block's queries or keys by their positions.
+    ///
+    /// # Safety
+    /// `x` has the block's rows.
+    unsafe fn rotate(&self, rotation: &Rotation, x: *mut f32, stride: usize, block: Range<usize>) {
+        let sizes = self.encoder.sizes;
+        for (sequence, part) in self.plan.segments(block.clone()) {
+            // SAFETY: sequences are no longer than the table.
+            unsafe {
+                (self.k.rotate_rows)(&RotateArgs {
+                    x: x.add((part.start - block.start) * stride),
+                    x_stride: stride,
+                    rows: part.len(),
+                    heads: sizes.heads,
+                    head_size: sizes.head_size,
+                    angles: rotation.at(part.start - self.plan.offsets[sequence]),
+                });
+            }
         }
     }
 
@@ -295,7 +372,7 @@ impl Worker<'_> {
     ///
     /// # Safety
     /// `x` has `rows` rows of its inputs, at most a block.
-    unsafe fn coded(
+    pub(super) unsafe fn coded(
         &self,
         linear: &PackedLinear,
         x: *const f32,
@@ -326,29 +403,5 @@ impl Worker<'_> {
             });
         }
         Rows { a: out, stride: out_stride, rows, scales, x, x_stride }
-    }
-
-    /// # Safety
-    /// `x` has `rows` rows of `width`.
-    unsafe fn norm(
-        &self,
-        norm: &PackedNorm,
-        x: *mut f32,
-        x_stride: usize,
-        rows: usize,
-        width: usize,
-    ) {
-        // SAFETY: the norm's weights are padded to whole vectors.
-        unsafe {
-            (self.k.norm_rows)(&NormArgs {
-                x,
-                x_stride,
-                rows,
-                n: width,
-                weight: norm.weight.as_ptr(),
-                bias: norm.bias.as_ptr(),
-                eps: norm.eps,
-            });
-        }
     }
 }

@@ -72,8 +72,7 @@ impl Plan {
         self.share_out(encoder, offsets);
         self.cut_blocks(block_rows(encoder.sizes));
         self.counters.clear();
-        self.counters
-            .resize_with((encoder.layers.len() + 1) * (1 + self.threads), AtomicUsize::default);
+        self.counters.resize_with(encoder.phases() * (1 + self.threads), AtomicUsize::default);
     }
 
     /// Shares rows out between threads.
@@ -167,7 +166,7 @@ impl Plan {
     }
 
     /// Does `phase`'s pieces, own ones first, then what other threads have not begun, and waits
-    /// until all are done. The phase after the last layer but one is that of ends.
+    /// until all are done. The last phase is that of ends.
     pub(super) fn each(
         &self,
         alarm: Alarm<'_>,
@@ -226,19 +225,25 @@ pub(super) struct Layout {
     pub(super) wide_stride: usize,
     pub(super) context_stride: usize,
     pub(super) compact_stride: usize,
+    pub(super) normed_stride: usize,
     /// Bytes from row to row.
     pub(super) coded_stride: usize,
     pub(super) score_stride: usize,
+    pub(super) distance_stride: usize,
     pub(super) x_bytes: usize,
     pub(super) q_bytes: usize,
     pub(super) k_bytes: usize,
+    pub(super) key_rows_bytes: usize,
     pub(super) v_bytes: usize,
     pub(super) wide_bytes: usize,
     pub(super) context_bytes: usize,
     pub(super) compact_bytes: usize,
+    pub(super) normed_bytes: usize,
     pub(super) coded_bytes: usize,
     pub(super) scales_bytes: usize,
     pub(super) scores_bytes: usize,
+    pub(super) distances_bytes: usize,
+    pub(super) positions_bytes: usize,
 }
 
 /// Bytes of a block's widest f32 rows: they and what else is hot share the L2 cache.
@@ -263,9 +268,15 @@ impl Layout {
         let wide_stride = padded(sizes.widest);
         let context_stride = padded(sizes.hidden) + k.lanes;
         let compact_stride = padded(sizes.widest);
+        let normed_stride = padded(sizes.hidden);
         let coded_stride = PackedLinear::coded_row_bytes(k, encoder.precision, sizes.widest);
         let keys_max = plan.offsets.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0);
         let score_stride = keys_max.next_multiple_of(16) + 16;
+        let distance_stride = encoder
+            .distances
+            .as_ref()
+            .map_or(0, |distances| distances.row_room(k, keys_max.max(block_room)));
+        let keeps_keys = usize::from(encoder.keeps_keys());
         let keys = plan.key_starts.last().copied().unwrap_or(0);
         let values = plan.value_starts.last().copied().unwrap_or(0);
         Self {
@@ -275,18 +286,24 @@ impl Layout {
             wide_stride,
             context_stride,
             compact_stride,
+            normed_stride,
             coded_stride,
             score_stride,
+            distance_stride,
             x_bytes: plan.tokens() * x_stride * 4,
             q_bytes: plan.tokens() * q_stride,
             k_bytes: keys * sizes.hidden * number,
+            key_rows_bytes: plan.tokens() * q_stride * keeps_keys,
             v_bytes: values * sizes.heads * sizes.head_size.next_multiple_of(k.lanes) * number,
             wide_bytes: block_room * wide_stride * 4,
             context_bytes: block_room * context_stride * 4,
             compact_bytes: block_room * compact_stride * 4,
+            normed_bytes: if encoder.has_pre_norms() { block_room * normed_stride * 4 } else { 0 },
             coded_bytes: block_room * coded_stride,
             scales_bytes: block_room * size_of::<RowScale>(),
             scores_bytes: 8 * score_stride * 4,
+            distances_bytes: 8 * distance_stride * 4,
+            positions_bytes: block_room * score_stride * 4 * keeps_keys,
         }
     }
 
@@ -296,12 +313,16 @@ impl Layout {
             self.wide_bytes,
             self.context_bytes,
             self.compact_bytes,
+            self.normed_bytes,
             self.coded_bytes,
             self.scales_bytes,
             self.scores_bytes,
+            self.distances_bytes,
+            self.positions_bytes,
             64,
         ];
-        let shared = [self.x_bytes, self.q_bytes, self.k_bytes * 2, self.v_bytes * 2];
+        let pairs = [self.k_bytes, self.key_rows_bytes, self.v_bytes];
+        let shared = [self.x_bytes, self.q_bytes, pairs.iter().sum::<usize>() * 2];
         shared.iter().sum::<usize>()
             + own.iter().sum::<usize>() * self.threads
             + 16 * ALIGN * (self.threads + 1)

@@ -1,14 +1,22 @@
 //! Kernels, written once over [`crate::simd::Simd`] and compiled for each instruction set.
 
+mod combine;
 pub(crate) mod level;
 mod math;
+mod places;
+mod rotary;
 mod rows;
 pub(crate) mod table;
 #[cfg(test)]
 mod tests;
 mod tile;
+mod window;
 
+pub(crate) use combine::{MeanArgs, PairArgs};
 pub(crate) use math::Function;
+pub(crate) use places::PlaceArgs;
+pub(crate) use rotary::RotateArgs;
 pub(crate) use rows::{Coding, NormArgs, Outliers, RowScale, RowsArgs, SoftmaxArgs};
 pub(crate) use table::Kernels;
 pub(crate) use tile::{Ahead, Epilogue, Tile};
+pub(crate) use window::WindowArgs;

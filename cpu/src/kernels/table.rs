@@ -3,10 +3,14 @@
 //! The tables are private and [`Kernels::of`] checks the CPU before it hands one out: whoever
 //! holds a `&'static Kernels` may call what is in it with valid pointers.
 
+use super::combine::{self, MeanArgs, PairArgs};
 use super::level::KernelLevel;
 use super::math::Function;
+use super::places::{self, PlaceArgs};
+use super::rotary::{self, RotateArgs};
 use super::rows::{self, NormArgs, RowsArgs, SoftmaxArgs};
 use super::tile::{self, Tile};
+use super::window::{self, WindowArgs};
 use crate::simd::Simd;
 
 /// A register tile.
@@ -39,6 +43,12 @@ pub(crate) struct Kernels {
     pub(crate) apply_rows: unsafe fn(Function, *mut f32, usize, usize, usize),
     /// Two rows, or one and null, as bf16 pairs.
     pub(crate) pair_rows: unsafe fn(*const f32, *const f32, *mut i32, usize),
+    pub(crate) softmax_window_rows: unsafe fn(&WindowArgs),
+    pub(crate) rotate_rows: unsafe fn(&RotateArgs),
+    pub(crate) multiply_rows: unsafe fn(&PairArgs),
+    pub(crate) add_rows: unsafe fn(&PairArgs),
+    pub(crate) add_by_place: unsafe fn(&PlaceArgs),
+    pub(crate) mean_rows: unsafe fn(&MeanArgs),
 }
 
 impl Kernels {
@@ -111,6 +121,36 @@ macro_rules! kernels {
                 // SAFETY: as above.
                 unsafe { rows::pair_rows::<S>(a, b, out, n) }
             }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn softmax_window_rows(args: &WindowArgs) {
+                // SAFETY: as above.
+                unsafe { window::softmax_window_rows::<S>(args) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn rotate_rows(args: &RotateArgs) {
+                // SAFETY: as above.
+                unsafe { rotary::rotate_rows::<S>(args) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn multiply_rows(args: &PairArgs) {
+                // SAFETY: as above.
+                unsafe { combine::multiply_rows::<S>(args) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn add_rows(args: &PairArgs) {
+                // SAFETY: as above.
+                unsafe { combine::add_rows::<S>(args) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn add_by_place(args: &PlaceArgs) {
+                // SAFETY: as above.
+                unsafe { places::add_by_place::<S>(args) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn mean_rows(args: &MeanArgs) {
+                // SAFETY: as above.
+                unsafe { combine::mean_rows::<S>(args) }
+            }
 
             pub(super) static KERNELS: Kernels = Kernels {
                 level: KernelLevel::$level,
@@ -127,6 +167,12 @@ macro_rules! kernels {
                 softmax_rows,
                 apply_rows,
                 pair_rows,
+                softmax_window_rows,
+                rotate_rows,
+                multiply_rows,
+                add_rows,
+                add_by_place,
+                mean_rows,
             };
         }
     };

@@ -6,7 +6,7 @@ use crate::pack::{Channels, Input, PackedLinear, Results, Rows, packed_bytes};
 use crate::slab::Slab;
 use crate::spec::{Linear, Precision, TensorView};
 
-fn all() -> impl Iterator<Item = &'static Kernels> {
+pub(super) fn all() -> impl Iterator<Item = &'static Kernels> {
     KernelLevel::ALL.into_iter().filter_map(Kernels::of)
 }
 
@@ -20,7 +20,7 @@ fn noise(seed: u32, count: usize, most: i32) -> Vec<i32> {
     (0..count).map(next).collect()
 }
 
-fn floats(seed: u32, count: usize) -> Vec<f32> {
+pub(super) fn floats(seed: u32, count: usize) -> Vec<f32> {
     noise(seed, count, 1000).into_iter().map(|x| x as f32 / 500.0).collect()
 }
 

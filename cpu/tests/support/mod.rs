@@ -60,7 +60,15 @@ pub(crate) struct Shape {
     pub(crate) labels: usize,
     pub(crate) activation: Activation,
     pub(crate) roberta: bool,
+    pub(crate) modern: Option<Pooling>,
+    /// Whether queries attend to positions, and positions to keys.
+    pub(crate) relative: Option<[bool; 2]>,
 }
+
+/// Distances on either side that have a relative position of their own in generated models.
+const NEAR: usize = 24;
+/// Relative positions on either side; beyond the near ones two distances share one.
+const SPAN: usize = 120;
 
 impl Shape {
     pub(crate) const fn bert(
@@ -81,26 +89,98 @@ impl Shape {
             labels: 3,
             activation: Activation::Gelu,
             roberta: false,
+            modern: None,
+            relative: None,
+        }
+    }
+
+    /// DeBERTa: relative positions, and embeddings that are projected before their norm.
+    pub(crate) const fn deberta(
+        hidden: usize,
+        heads: usize,
+        intermediate: usize,
+        layers: usize,
+        relative: [bool; 2],
+    ) -> Self {
+        let bert = Self::bert(hidden, heads, intermediate, layers);
+        Self { types: 0, embedding: hidden + 8, relative: Some(relative), ..bert }
+    }
+
+    fn relative_positions(&self, r: &mut Random, tokens_max: usize) -> RelativePositions {
+        let row = |distance: isize| {
+            let size = distance.unsigned_abs();
+            let size = size.min(NEAR) + size.saturating_sub(NEAR).div_ceil(2);
+            let row = SPAN.cast_signed() + distance.signum() * size.cast_signed();
+            row.clamp(0, 2 * SPAN.cast_signed() - 1) as u32
+        };
+        let farthest = tokens_max.cast_signed() - 1;
+        RelativePositions {
+            table: r.tensor(&[2 * SPAN, self.hidden], 0.1, 1.0),
+            norm: Some(r.norm(self.hidden)),
+            rows: (-farthest..=farthest).map(row).collect(),
+        }
+    }
+
+    /// ModernBERT: norms before the products, gates, rotary positions, windows in two of three
+    /// layers.
+    pub(crate) const fn modern(
+        hidden: usize,
+        heads: usize,
+        intermediate: usize,
+        layers: usize,
+        pooling: Pooling,
+    ) -> Self {
+        let bert = Self::bert(hidden, heads, intermediate, layers);
+        Self { types: 0, modern: Some(pooling), ..bert }
+    }
+
+    fn modern_layer(&self, r: &mut Random, at: usize) -> LayerSpec {
+        let (h, i) = (self.hidden, self.intermediate);
+        LayerSpec {
+            attention_pre_norm: (at > 0).then(|| r.norm(h)),
+            query: r.linear(h, h),
+            key: r.linear(h, h),
+            value: r.linear(h, h),
+            attention_output: r.linear(h, h),
+            attention_norm: None,
+            output_pre_norm: Some(r.norm(h)),
+            up: r.linear(i, h),
+            gate: Some(r.linear(i, h)),
+            down: Linear { bias: None, ..r.linear(h, i) },
+            output_norm: None,
+            window: (at % 3 > 0).then_some(9 * at),
+            rotary_base: Some(if at % 3 > 0 { 10_000.0 } else { 160_000.0 }),
+            position_key: None,
+            position_query: None,
         }
     }
 
     pub(crate) fn spec(&self, seed: u64) -> EncoderSpec {
         let mut r = Random(seed);
         let (h, i) = (self.hidden, self.intermediate);
-        let layer = |r: &mut Random| LayerSpec {
+        let bert_layer = |r: &mut Random| LayerSpec {
             query: r.linear(h, h),
             key: r.linear(h, h),
             value: r.linear(h, h),
             attention_output: r.linear(h, h),
-            attention_norm: r.norm(h),
+            attention_pre_norm: None,
+            attention_norm: Some(r.norm(h)),
+            output_pre_norm: None,
             up: r.linear(i, h),
+            gate: None,
             down: r.linear(h, i),
-            output_norm: r.norm(h),
+            output_norm: Some(r.norm(h)),
+            window: None,
+            rotary_base: None,
+            position_key: self.relative.and_then(|[key, _]| key.then(|| r.linear(h, h))),
+            position_query: self.relative.and_then(|[_, query]| query.then(|| r.linear(h, h))),
         };
+        let tokens_max = self.positions - if self.roberta { 2 } else { 0 };
         EncoderSpec {
             embeddings: Embeddings {
                 word: r.tensor(&[self.vocabulary, self.embedding], 0.0, 1.0),
-                position: Some(r.tensor(&[self.positions, self.embedding], 0.0, 0.5)),
+                position: (self.modern.is_none() && self.relative.is_none())
+                    .then(|| r.tensor(&[self.positions, self.embedding], 0.0, 0.5)),
                 positions: if self.roberta {
                     Positions::AfterPadding { padding: 1 }
                 } else {
@@ -108,19 +188,38 @@ impl Shape {
                 },
                 token_type: (self.types > 0)
                     .then(|| r.tensor(&[self.types, self.embedding], 0.0, 0.5)),
-                norm: r.norm(self.embedding),
+                norm: r.norm(if self.relative.is_some() { h } else { self.embedding }),
                 projection: (self.embedding != h).then(|| r.linear(h, self.embedding)),
+                norm_place: match self.relative {
+                    Some(_) => NormPlace::AfterProjection,
+                    None => NormPlace::BeforeProjection,
+                },
             },
-            layers: (0..self.layers).map(|_| layer(&mut r)).collect(),
+            layers: (0..self.layers)
+                .map(|at| match self.modern {
+                    Some(_) => self.modern_layer(&mut r, at),
+                    None => bert_layer(&mut r),
+                })
+                .collect(),
+            final_norm: self.modern.map(|_| r.norm(h)),
             heads: self.heads,
+            score_terms: 1 + self
+                .relative
+                .map_or(0, |kinds| kinds.into_iter().filter(|kind| *kind).count()),
+            relative: self.relative.map(|_| self.relative_positions(&mut r, tokens_max)),
             activation: self.activation,
+            pooling: self.modern.unwrap_or(Pooling::FirstToken),
             head: HeadSpec {
                 layers: vec![
-                    (r.linear(h, h), Some(Activation::Tanh)),
-                    (r.linear(self.labels, h), None),
+                    HeadLayer {
+                        dense: r.linear(h, h),
+                        activation: Some(Activation::Tanh),
+                        norm: self.modern.map(|_| r.norm(h)),
+                    },
+                    HeadLayer { dense: r.linear(self.labels, h), activation: None, norm: None },
                 ],
             },
-            tokens_max: self.positions - if self.roberta { 2 } else { 0 },
+            tokens_max,
         }
     }
 }
@@ -247,16 +346,64 @@ fn add(a: &Rows, b: &Rows) -> Rows {
     a.iter().zip(b).map(|(a, b)| a.iter().zip(b).map(|(a, b)| a + b).collect()).collect()
 }
 
-fn attention(spec: &EncoderSpec, q: &Rows, k: &Rows, v: &Rows) -> Rows {
+/// Turns each head's pairs by their positions.
+fn rotate(base: f64, heads: usize, x: &mut Rows) {
+    for (place, row) in x.iter_mut().enumerate() {
+        let size = row.len() / heads;
+        for head in row.chunks_mut(size) {
+            for pair in 0..size / 2 {
+                let angle = place as f64 / base.powf(2.0 * pair as f64 / size as f64);
+                let (a, b) = (head[pair], head[pair + size / 2]);
+                head[pair] = a * angle.cos() - b * angle.sin();
+                head[pair + size / 2] = b * angle.cos() + a * angle.sin();
+            }
+        }
+    }
+}
+
+fn attention(spec: &EncoderSpec, layer: &LayerSpec, x: &Rows) -> Rows {
+    let (mut q, mut k) = (linear(&layer.query, x), linear(&layer.key, x));
+    let v = linear(&layer.value, x);
+    if let Some(base) = layer.rotary_base {
+        rotate(base, spec.heads, &mut q);
+        rotate(base, spec.heads, &mut k);
+    }
+    let table = spec.relative.as_ref().map(|relative| {
+        let table = values(&relative.table);
+        let rows: Rows = table.chunks(x[0].len()).map(<[f64]>::to_vec).collect();
+        relative.norm.as_ref().map_or_else(|| rows.clone(), |own| norm(own, &rows))
+    });
+    let projected = |own: &Option<Linear>| Some(linear(own.as_ref()?, table.as_ref()?));
+    let (position_k, position_q) =
+        (projected(&layer.position_key), projected(&layer.position_query));
+    let row = |query: usize, key: usize| {
+        let relative = spec.relative.as_ref().expect("has relative positions");
+        relative.rows[spec.tokens_max - 1 + query - key] as usize
+    };
+    let window = layer.window.unwrap_or(usize::MAX);
     let (tokens, hidden) = (q.len(), q[0].len());
     let size = hidden / spec.heads;
     let mut out = vec![vec![0.0; hidden]; tokens];
     for head in 0..spec.heads {
         let part = head * size..(head + 1) * size;
         for query in 0..tokens {
-            let dot =
-                |key: usize| -> f64 { part.clone().map(|at| q[query][at] * k[key][at]).sum() };
-            let scores: Vec<f64> = (0..tokens).map(|key| dot(key) / (size as f64).sqrt()).collect();
+            let product =
+                |a: &[f64], b: &[f64]| -> f64 { part.clone().map(|at| a[at] * b[at]).sum() };
+            let dot = |key: usize| {
+                let to_position =
+                    position_k.as_ref().map(|own| product(&q[query], &own[row(query, key)]));
+                let from_position =
+                    position_q.as_ref().map(|own| product(&k[key], &own[row(query, key)]));
+                product(&q[query], &k[key])
+                    + to_position.unwrap_or(0.0)
+                    + from_position.unwrap_or(0.0)
+            };
+            let divisor = ((size * spec.score_terms) as f64).sqrt();
+            let score = |key: usize| match query.abs_diff(key) <= window {
+                true => dot(key) / divisor,
+                false => f64::NEG_INFINITY,
+            };
+            let scores: Vec<f64> = (0..tokens).map(score).collect();
             let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let shares: Vec<f64> = scores.iter().map(|score| (score - most).exp()).collect();
             let sum: f64 = shares.iter().sum();
@@ -296,25 +443,45 @@ pub(crate) fn reference(spec: &EncoderSpec, ids: &[u32], type_ids: &[u32]) -> Ve
             x.iter_mut().zip(row(&table, id as usize)).for_each(|(x, t)| *x += t);
         }
     }
-    x = norm(&own.norm, &x);
+    if own.norm_place == NormPlace::BeforeProjection {
+        x = norm(&own.norm, &x);
+    }
     if let Some(projection) = &own.projection {
         x = linear(projection, &x);
     }
-    for layer in &spec.layers {
-        let (q, k, v) =
-            (linear(&layer.query, &x), linear(&layer.key, &x), linear(&layer.value, &x));
-        let mixed = linear(&layer.attention_output, &attention(spec, &q, &k, &v));
-        x = norm(&layer.attention_norm, &add(&x, &mixed));
-        let mut wide = linear(&layer.up, &x);
-        apply(spec.activation, &mut wide);
-        x = norm(&layer.output_norm, &add(&x, &linear(&layer.down, &wide)));
+    if own.norm_place == NormPlace::AfterProjection {
+        x = norm(&own.norm, &x);
     }
-    let mut state = vec![x[0].clone()];
-    for (dense, activation) in &spec.head.layers {
-        state = linear(dense, &state);
-        if let Some(activation) = activation {
-            apply(*activation, &mut state);
+    let normed = |own: &Option<Norm>, x: &Rows| match own {
+        Some(own) => norm(own, x),
+        None => x.clone(),
+    };
+    for layer in &spec.layers {
+        let mixed = attention(spec, layer, &normed(&layer.attention_pre_norm, &x));
+        x = normed(&layer.attention_norm, &add(&x, &linear(&layer.attention_output, &mixed)));
+        let input = normed(&layer.output_pre_norm, &x);
+        let mut wide = linear(&layer.up, &input);
+        apply(spec.activation, &mut wide);
+        if let Some(gate) = &layer.gate {
+            let gates = linear(gate, &input);
+            wide.iter_mut().flatten().zip(gates.iter().flatten()).for_each(|(x, g)| *x *= g);
         }
+        x = normed(&layer.output_norm, &add(&x, &linear(&layer.down, &wide)));
+    }
+    x = normed(&spec.final_norm, &x);
+    let mut state = match spec.pooling {
+        Pooling::FirstToken => vec![x[0].clone()],
+        Pooling::Mean => {
+            let mean = |at: usize| x.iter().map(|x| x[at]).sum::<f64>() / x.len() as f64;
+            vec![(0..x[0].len()).map(mean).collect()]
+        }
+    };
+    for layer in &spec.head.layers {
+        state = linear(&layer.dense, &state);
+        if let Some(activation) = layer.activation {
+            apply(activation, &mut state);
+        }
+        state = normed(&layer.norm, &state);
     }
     state.remove(0)
 }

@@ -281,59 +281,11 @@ impl Classifier for Deberta {
 /// the distance from the first to the second (`sign` 1) or from the second to the first (-1). The
 /// clamp is not symmetric, so one does not follow from the other.
 fn distance_rows(relative: &Relative, tokens: usize, sign: i64) -> Vec<u32> {
-    let span = i64::try_from(relative.span()).unwrap_or(i64::MAX / 4);
     let mut rows = Vec::with_capacity(tokens * tokens);
     for query in 0..tokens {
         for key in 0..tokens {
-            let distance = query as i64 - key as i64;
-            let bucket = relative
-                .buckets
-                .map_or(distance, |buckets| log_bucket(distance, buckets, relative.distance_max));
-            rows.push(u32::try_from((sign * bucket + span).clamp(0, span * 2 - 1)).unwrap_or(0));
+            rows.push(relative.row(sign * (query as i64 - key as i64)));
         }
     }
     rows
-}
-
-/// Near distances have a bucket each, far ones share by logarithm. In f32 as in the reference:
-/// the rounding decides the bucket at the borders.
-#[expect(
-    clippy::cast_precision_loss,
-    clippy::cast_possible_truncation,
-    reason = "as the reference"
-)]
-fn log_bucket(distance: i64, buckets: usize, distance_max: usize) -> i64 {
-    let middle = (buckets / 2) as i64;
-    if distance.abs() <= middle {
-        return distance;
-    }
-    let far = (distance.abs() as f32 / middle as f32).ln();
-    let farthest = (((distance_max - 1) as f64 / middle as f64) as f32).ln();
-    let bucket = (far / farthest * (middle - 1) as f32).ceil() as i64 + middle;
-    bucket * distance.signum()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::log_bucket;
-
-    /// Sums of `make_log_bucket_position` in transformers 5.23 over 512 distances: one bucket off by
-    /// one at any border changes them.
-    #[test]
-    fn buckets_are_those_of_the_reference() {
-        for (buckets, distance_max, sum, last) in
-            [(256, 512, 27_544_510, 255), (32, 128, 4_982_338, 42)]
-        {
-            let found: Vec<i64> =
-                (0..512).map(|distance| log_bucket(distance, buckets, distance_max)).collect();
-            let weighed: i64 = found.iter().zip(1..).map(|(bucket, at)| bucket * at).sum();
-            assert_eq!(
-                (weighed, found[511]),
-                (sum, last),
-                "{buckets} buckets up to {distance_max}"
-            );
-            let mirrored = (0..512).map(|distance| -log_bucket(-distance, buckets, distance_max));
-            assert!(mirrored.eq(found), "the same on both sides");
-        }
-    }
 }

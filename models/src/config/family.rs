@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::Activation;
 use super::fields::{Fields, SIZE_MAX};
+use super::relative::Relative;
 use crate::error::ModelError;
 
 /// What only one family has.
@@ -24,23 +25,6 @@ pub(crate) struct DebertaConfig {
     pub(crate) convolution: Option<(usize, usize, Activation)>,
     pub(crate) pooler_activation: Activation,
     pub(crate) pooler: usize,
-}
-
-#[derive(Clone, Debug)]
-pub(crate) struct Relative {
-    pub(crate) buckets: Option<usize>,
-    pub(crate) distance_max: usize,
-    pub(crate) share_att_key: bool,
-    pub(crate) content_to_position: bool,
-    pub(crate) position_to_content: bool,
-    pub(crate) norm: bool,
-}
-
-impl Relative {
-    /// Distances on either side that have an embedding.
-    pub(crate) fn span(&self) -> usize {
-        self.buckets.unwrap_or(self.distance_max)
-    }
 }
 
 #[derive(Clone, Debug)]

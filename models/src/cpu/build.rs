@@ -1,29 +1,29 @@
 //! From a checkpoint's names to what the fast engine is built of.
 
 use postsort_cpu::{
-    Activation as CpuActivation, Embeddings, EncoderSpec, HeadSpec, LayerSpec, Linear, Norm,
-    Positions, TensorView,
+    Activation as CpuActivation, Embeddings, EncoderSpec, HeadLayer, HeadSpec, LayerSpec, Linear,
+    Norm, NormPlace, Pooling, Positions, TensorView,
 };
 
+use super::{deberta, modern_bert};
 use crate::config::{Activation, Architecture, Family, ModelConfig};
 use crate::error::ModelError;
 use crate::folder::ModelFolder;
+use crate::parts::Parts;
 use crate::post_norm::PostNormSpec;
 use crate::tensors::{DenseSpec, NormSpec, TableSpec, resolve};
 use crate::weights::{MappedWeights, WeightFiles};
 
 /// Whether the fast engine knows the architecture.
 pub(crate) fn knows(config: &ModelConfig) -> bool {
-    matches!(config.family, Family::PostNorm)
+    Parts::new(config, 1).is_some()
 }
 
 /// The encoder of `folder`, its tensors still in their files; `None` for an architecture that the
 /// engine does not know.
 pub(super) fn encoder(folder: &ModelFolder) -> Result<Option<EncoderSpec>, ModelError> {
     let (config, labels) = (folder.config(), folder.labels().names().len());
-    if !knows(config) {
-        return Ok(None);
-    }
+    let Some(parts) = Parts::new(config, labels) else { return Ok(None) };
     let views = Views {
         files: &folder.weights,
         products: folder.weights.map()?,
@@ -31,7 +31,16 @@ pub(super) fn encoder(folder: &ModelFolder) -> Result<Option<EncoderSpec>, Model
         prefix: config.architecture.prefix(),
         eps: config.norm_eps,
     };
-    post_norm(config, &PostNormSpec::new(config, labels), &views).map(Some)
+    match (&parts, &config.family) {
+        (Parts::PostNorm(spec), _) => post_norm(config, spec, &views).map(Some),
+        (Parts::ModernBert(spec), Family::ModernBert(own)) => {
+            modern_bert::encoder(config, own, spec, &views).map(Some)
+        }
+        (Parts::Deberta(spec), Family::Deberta(own)) => {
+            deberta::encoder(config, own, spec, &views).map(Some)
+        }
+        _ => Ok(None),
+    }
 }
 
 fn post_norm(
@@ -46,14 +55,18 @@ fn post_norm(
             key: views.dense(&layer.key)?,
             value: views.dense(&layer.value)?,
             attention_output: views.dense(&layer.attention_output)?,
-            attention_norm: views.norm(&layer.attention_norm)?,
+            attention_pre_norm: None,
+            attention_norm: Some(views.norm(&layer.attention_norm)?),
+            output_pre_norm: None,
             up: views.dense(&layer.up)?,
+            gate: None,
             down: views.dense(&layer.down)?,
-            output_norm: views.norm(&layer.output_norm)?,
+            output_norm: Some(views.norm(&layer.output_norm)?),
+            window: None,
+            rotary_base: None,
+            position_key: None,
+            position_query: None,
         })
-    };
-    let head = |(dense, function): &(DenseSpec, Option<Activation>)| {
-        Ok::<_, ModelError>((views.dense(dense)?, function.map(activation)))
     };
     Ok(EncoderSpec {
         embeddings: Embeddings {
@@ -67,16 +80,30 @@ fn post_norm(
             token_type: spec.types.as_ref().map(|types| views.table(types)).transpose()?,
             norm: views.norm(&spec.norm)?,
             projection: spec.projection.as_ref().map(|dense| views.dense(dense)).transpose()?,
+            norm_place: NormPlace::BeforeProjection,
         },
         layers: spec.layers.iter().map(layer).collect::<Result<_, ModelError>>()?,
+        final_norm: None,
         heads: config.heads,
+        score_terms: 1,
+        relative: None,
         activation: activation(config.activation),
-        head: HeadSpec { layers: spec.head.iter().map(head).collect::<Result<_, _>>()? },
+        pooling: Pooling::FirstToken,
+        head: HeadSpec {
+            layers: spec.head.iter().map(|own| head(own, views)).collect::<Result<_, _>>()?,
+        },
         tokens_max: config.tokens_max(),
     })
 }
 
-fn activation(activation: Activation) -> CpuActivation {
+pub(super) fn head(
+    (dense, function): &(DenseSpec, Option<Activation>),
+    views: &Views<'_>,
+) -> Result<HeadLayer, ModelError> {
+    Ok(HeadLayer { dense: views.dense(dense)?, activation: function.map(activation), norm: None })
+}
+
+pub(super) fn activation(activation: Activation) -> CpuActivation {
     match activation {
         Activation::Gelu => CpuActivation::Gelu,
         Activation::GeluTanh => CpuActivation::GeluTanh,
@@ -87,7 +114,7 @@ fn activation(activation: Activation) -> CpuActivation {
 }
 
 /// Finds tensors by the names that `transformers` gives them.
-struct Views<'a> {
+pub(super) struct Views<'a> {
     files: &'a WeightFiles,
     /// Read once and let go, so that their pages do not stay with the process.
     products: MappedWeights<'a>,
@@ -98,7 +125,7 @@ struct Views<'a> {
 }
 
 impl Views<'_> {
-    fn tensor(&self, name: &str, shape: &[usize]) -> Result<TensorView, ModelError> {
+    pub(super) fn tensor(&self, name: &str, shape: &[usize]) -> Result<TensorView, ModelError> {
         self.products.view(&resolve(self.files, self.prefix, name, shape)?)
     }
 
@@ -113,19 +140,19 @@ impl Views<'_> {
         Ok((weight, bias))
     }
 
-    fn dense(&self, spec: &DenseSpec) -> Result<Linear, ModelError> {
+    pub(super) fn dense(&self, spec: &DenseSpec) -> Result<Linear, ModelError> {
         let shape = [spec.outputs, spec.inputs];
         let (weight, bias) = self.weight_and_bias(&spec.name, &shape, spec.bias)?;
         Ok(Linear { weight, bias })
     }
 
-    fn norm(&self, spec: &NormSpec) -> Result<Norm, ModelError> {
+    pub(super) fn norm(&self, spec: &NormSpec) -> Result<Norm, ModelError> {
         let (weight, bias) = self.weight_and_bias(&spec.name, &[spec.size], spec.bias)?;
         #[expect(clippy::cast_possible_truncation, reason = "a small number")]
         Ok(Norm { weight, bias, eps: self.eps as f32 })
     }
 
-    fn table(&self, spec: &TableSpec) -> Result<TensorView, ModelError> {
+    pub(super) fn table(&self, spec: &TableSpec) -> Result<TensorView, ModelError> {
         let (name, shape) = (format!("{}.weight", spec.name), [spec.rows, spec.size]);
         self.tables.view(&resolve(self.files, self.prefix, &name, &shape)?)
     }

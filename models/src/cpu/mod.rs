@@ -3,7 +3,9 @@
 mod agreement;
 mod build;
 mod calibration;
+mod deberta;
 mod encoders;
+mod modern_bert;
 
 use std::path::Path;
 use std::sync::Arc;
