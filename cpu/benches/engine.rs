@@ -1,9 +1,9 @@
-//! Single products through one layer, and whole models by shape.
+//! Single products, one layer, and whole models by shape.
 
 use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use postsort_cpu::{ComputePool, Precision, TokenBatch};
+use postsort_cpu::{ComputePool, KernelLevel, Linear, Precision, Product, TensorView, TokenBatch};
 
 #[path = "../examples/support/mod.rs"]
 mod support;
@@ -34,6 +34,29 @@ fn bench(criterion: &mut Criterion, name: &str, shape: Shape, batches: &[(usize,
     group.finish();
 }
 
+/// A MiniLM layer's products on one thread.
+fn products(criterion: &mut Criterion) {
+    for [outputs, inputs] in [[384, 384], [1536, 384], [384, 1536]] {
+        let mut group = criterion.benchmark_group(format!("product/{inputs}to{outputs}"));
+        let values = |count: usize| (0..count).map(|at| (at % 255) as f32 / 127.0 - 1.0).collect();
+        let weight: Vec<f32> = values(outputs * inputs);
+        let weight = TensorView::from_f32(&[outputs, inputs], &weight);
+        let linear = Linear { weight, bias: None };
+        for (name, precision) in PRECISIONS {
+            let mut product = Product::new(&linear, precision, KernelLevel::best()).expect("packs");
+            for rows in [8, 64] {
+                let x: Vec<f32> = values(rows * inputs);
+                product.set_rows(&x);
+                group.throughput(Throughput::Elements((rows * outputs * inputs) as u64));
+                group.bench_function(BenchmarkId::new(name, rows), |bencher| {
+                    bencher.iter(|| product.multiply());
+                });
+            }
+        }
+        group.finish();
+    }
+}
+
 /// Two layers less one: what the first of two adds is a whole layer over all tokens.
 fn layer(criterion: &mut Criterion) {
     bench(criterion, "layers/1", Shape::bert([1, 384, 12, 1536]), &[(128, 1)]);
@@ -46,5 +69,5 @@ fn models(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, layer, models);
+criterion_group!(benches, products, layer, models);
 criterion_main!(benches);

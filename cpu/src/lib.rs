@@ -16,6 +16,7 @@
 //! pool.rs       threads: hand-out of a job, wake-up, sleep
 //! slab.rs       memory for weights and scratch, in huge pages; mapped files
 //! pack.rs       dense layers in panels, and the loop over tiles
+//! product.rs    a dense layer by itself, to be measured
 //! simd/         one trait of vector operations, one file an instruction set
 //! kernels/      written once over the trait
 //!   tile.rs       register tiles of f32, bf16 and 8-bit products
@@ -67,6 +68,7 @@ mod error;
 mod kernels;
 mod pack;
 mod pool;
+mod product;
 mod simd;
 mod slab;
 mod spec;
@@ -75,6 +77,7 @@ pub use encoder::{ChannelMaxima, Encoder, Engine, Head, Phase, PhaseTimes};
 pub use error::CpuError;
 pub use kernels::level::{KERNEL_VARIABLE, KernelLevel, KernelReport, kernels};
 pub use pool::ComputePool;
+pub use product::Product;
 pub use slab::map_file;
 pub use spec::{
     Activation, Dtype, Embeddings, EncoderSpec, HeadLayer, HeadSpec, LayerSpec, Linear, Norm,

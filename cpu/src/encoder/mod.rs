@@ -364,7 +364,7 @@ impl Engine {
     }
 }
 
-fn kernels_of(level: KernelLevel) -> Result<&'static Kernels, CpuError> {
+pub(crate) fn kernels_of(level: KernelLevel) -> Result<&'static Kernels, CpuError> {
     let best = KernelLevel::best;
     Kernels::of(level).ok_or_else(|| CpuError::KernelUnavailable { level, best: best() })
 }

@@ -45,9 +45,11 @@ impl Ahead {
     /// # Safety
     /// The CPU has the features of `S`.
     #[inline(always)]
-    unsafe fn ask<S: Simd>(&mut self) {
-        // SAFETY: granted by the caller.
-        unsafe { S::prefetch(self.from) };
+    unsafe fn ask<S: Simd, const NV: usize>(&mut self) {
+        for vector in 0..NV {
+            // SAFETY: granted by the caller.
+            unsafe { S::prefetch(self.from.wrapping_add(vector * S::LANES * 4)) };
+        }
         self.from = self.from.wrapping_add(self.step);
     }
 }
@@ -89,7 +91,7 @@ pub(crate) unsafe fn tile_f32<S: Simd, const MR: usize, const NV: usize>(t: &Til
         let stride = t.a_stride / 4;
         let mut ahead = t.ahead;
         for _ in 0..t.steps {
-            ahead.ask::<S>();
+            ahead.ask::<S, NV>();
             let w: [S::F; NV] = load_columns::<S, NV>(b);
             for (row, sums) in sums.iter_mut().enumerate() {
                 let x = S::splat(*a.add(row * stride));
@@ -115,7 +117,7 @@ pub(crate) unsafe fn tile_bf16<S: Simd, const MR: usize, const NV: usize>(t: &Ti
         let mut sums = [[S::splat(0.0); NV]; MR];
         let (mut a, mut b, mut ahead) = (t.a, t.b, t.ahead);
         for _ in 0..t.steps {
-            ahead.ask::<S>();
+            ahead.ask::<S, NV>();
             let mut w = [S::zero_i(); NV];
             for (column, w) in w.iter_mut().enumerate() {
                 *w = S::load_4(b.add(column * S::LANES * 4));
@@ -147,7 +149,7 @@ pub(crate) unsafe fn tile_i8<S: Simd, const MR: usize, const NV: usize>(t: &Tile
         let mut sums = [[S::zero_i(); NV]; MR];
         let (mut a, mut b, mut ahead) = (t.a, t.b, t.ahead);
         for _ in 0..t.steps {
-            ahead.ask::<S>();
+            ahead.ask::<S, NV>();
             let mut w = [S::zero_i(); NV];
             for (column, w) in w.iter_mut().enumerate() {
                 *w = S::load_4(b.add(column * S::LANES * 4));
