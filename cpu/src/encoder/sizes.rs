@@ -71,7 +71,7 @@ pub(super) fn sizes(
         return Err(bad(format!("{} tokens do not fit {tokens_max} positions", spec.tokens_max)));
     }
     let head_size = hidden / spec.heads;
-    if head_size % 2 != 0 && spec.layers.iter().any(|layer| layer.rotary_base.is_some()) {
+    if !head_size.is_multiple_of(2) && spec.layers.iter().any(|layer| layer.rotary_base.is_some()) {
         return Err(bad(format!("heads of {head_size} cannot be rotated")));
     }
     if spec.relative.is_some() && spec.layers.iter().any(|layer| layer.window.is_some()) {
