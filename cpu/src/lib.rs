@@ -32,7 +32,9 @@
 //!   build.rs      spec to encoder
 //!   calibrate.rs  outlier channels of 8-bit products
 //!   plan.rs       whose rows are whose, and what memory a pass needs
+//!   sizes.rs      what a spec's tensors say of its sizes
 //!   pass.rs       THE forward pass
+//!   layer.rs      a layer's products over a block of rows
 //!   ends.rs       what heads read of a sequence
 //!   head.rs       from states to logits
 //!   attention.rs  one tile of queries, one head at a time

@@ -284,7 +284,7 @@ fn bad_specs_are_told() {
     shapes(&|spec| spec.layers[0].key.weight = TensorView::from_f32(&[1, 1], &[0.0]));
     shapes(&|spec| {
         spec.layers[0].output_norm.as_mut().expect("has one").weight =
-            TensorView::from_f32(&[1], &[0.0])
+            TensorView::from_f32(&[1], &[0.0]);
     });
     shapes(&|spec| spec.head.layers[1].dense.bias = Some(TensorView::from_f32(&[1], &[0.0])));
     let bytes = build(&|spec| spec.layers[0].value.weight.range.end -= 4);

@@ -78,7 +78,7 @@ fn norm(s: &mut u64, width: usize) -> Norm {
 fn layer(s: &mut u64, shape: Shape, at: usize) -> LayerSpec {
     let Shape { family, hidden, intermediate, .. } = shape;
     let (modern, relative) = (family == Family::ModernBert, family == Family::Deberta);
-    let slides = modern && at % 3 > 0;
+    let slides = modern && !at.is_multiple_of(3);
     let rotary_base = if slides { 10_000.0 } else { 160_000.0 };
     LayerSpec {
         attention_pre_norm: (modern && at > 0).then(|| norm(s, hidden)),

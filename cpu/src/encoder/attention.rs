@@ -67,14 +67,15 @@ impl Worker<'_> {
     /// `rows` are this thread's and as many as `wide` holds.
     pub(super) unsafe fn pack_keys(&self, layer: usize, rows: Range<usize>) {
         let (sizes, k, group) = (self.encoder.sizes, self.k, self.group());
-        let keeps = self.encoder.layers[layer].position_query.is_some();
+        // SAFETY: the rows are this thread's.
+        let kept = self.encoder.layers[layer]
+            .position_query
+            .is_some()
+            .then(|| unsafe { self.key_rows(layer, rows.start) });
         let (source, stride) = if sizes.bf16_attention {
+            let spare = (self.own.context.cast(), self.layout.context_stride * 4);
+            let (out, out_stride) = kept.map_or(spare, |kept| (kept, self.layout.q_stride));
             // SAFETY: `context` is free now and has room for the block's rows, twice over.
-            let (out, out_stride) = match keeps {
-                true => (unsafe { self.key_rows(layer, rows.start) }, self.layout.q_stride),
-                false => (self.own.context.cast(), self.layout.context_stride * 4),
-            };
-            // SAFETY: as above.
             unsafe {
                 (k.code_rows)(&RowsArgs {
                     x: self.own.wide,
@@ -90,12 +91,14 @@ impl Worker<'_> {
             }
             (out.cast_const(), out_stride)
         } else {
-            for row in rows.clone().filter(|_| keeps) {
-                // SAFETY: the rows are this thread's.
-                unsafe {
-                    let from = self.own.wide.add((row - rows.start) * self.layout.wide_stride);
-                    let to = self.key_rows(layer, row).cast::<f32>();
-                    to.copy_from_nonoverlapping(from, sizes.hidden);
+            if let Some(kept) = kept {
+                for row in 0..rows.len() {
+                    // SAFETY: both have room for the block's rows.
+                    unsafe {
+                        let from = self.own.wide.add(row * self.layout.wide_stride);
+                        let to = kept.add(row * self.layout.q_stride).cast::<f32>();
+                        to.copy_from_nonoverlapping(from, sizes.hidden);
+                    }
                 }
             }
             (self.own.wide.cast::<u8>().cast_const(), self.layout.wide_stride * 4)

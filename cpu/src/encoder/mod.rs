@@ -7,12 +7,14 @@ mod calibrate;
 mod embed;
 mod ends;
 mod head;
+mod layer;
 mod norm;
 mod pass;
 mod phases;
 mod plan;
 mod relative;
 mod rotation;
+mod sizes;
 
 pub(crate) use arena::Arena;
 pub use calibrate::ChannelMaxima;
@@ -34,6 +36,7 @@ use norm::PackedNorm;
 use plan::Costs;
 use relative::{Distances, PackedPositions};
 use rotation::Rotation;
+use sizes::Sizes;
 
 /// An encoder with packed weights: from tokens to a state a sequence, which heads read.
 ///
@@ -54,24 +57,6 @@ pub struct Encoder {
     /// What the layers' pointers lead to.
     weights: Slab,
     table_bytes: usize,
-}
-
-/// The model's sizes.
-#[derive(Clone, Copy, Debug)]
-struct Sizes {
-    hidden: usize,
-    heads: usize,
-    head_size: usize,
-    intermediate: usize,
-    /// Where in a row of the feed-forward part the gates begin.
-    gates: usize,
-    /// Width of the embedding tables.
-    embedding: usize,
-    /// Widest row of f32 between two products.
-    widest: usize,
-    tokens_max: usize,
-    /// Attention multiplies bf16 rather than f32.
-    bf16_attention: bool,
 }
 
 #[derive(Debug)]

@@ -148,8 +148,8 @@ impl Shape {
             gate: Some(r.linear(i, h)),
             down: Linear { bias: None, ..r.linear(h, i) },
             output_norm: None,
-            window: (at % 3 > 0).then_some(9 * at),
-            rotary_base: Some(if at % 3 > 0 { 10_000.0 } else { 160_000.0 }),
+            window: (!at.is_multiple_of(3)).then_some(9 * at),
+            rotary_base: Some(if at.is_multiple_of(3) { 160_000.0 } else { 10_000.0 }),
             position_key: None,
             position_query: None,
         }
