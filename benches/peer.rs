@@ -10,9 +10,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Parser;
-use postsort_models::{
-    DeviceKind, Encoding, EngineKind, LoadOptions, Model, ModelFolder, Precision,
-};
+use postsort_models::{Encoding, EngineKind, LoadOptions, Model, ModelFolder, Precision};
 use serde::{Deserialize, Serialize};
 
 #[derive(Parser)]
@@ -53,9 +51,7 @@ struct Answer {
 fn main() -> Result<(), Box<dyn Error>> {
     let Options { model_dir, precision, engine, calibration_dir } = Options::parse();
     let folder = ModelFolder::open(&model_dir)?;
-    let device = DeviceKind::Cpu;
-    let options =
-        LoadOptions { precision, device, engine, calibration_dir, ..LoadOptions::default() };
+    let options = LoadOptions { precision, engine, calibration_dir, ..LoadOptions::default() };
     let model = Model::load(&folder, &options)?;
     if model.engine().precision() != precision {
         return Err(format!(

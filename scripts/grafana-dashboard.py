@@ -48,7 +48,9 @@ ROWS = [
         ("Store: size", "bytes", "timeseries", [(f"postsort_store_bytes{S}", "bytes")]),
     ]),
     ("Models and memory", [
-        ("Models' memory against the budget", "bytes", "timeseries", [(f"postsort_model_resident_bytes{M}", "{{model}}"), (f"postsort_memory_used_bytes{S}", "all"), (f"postsort_memory_budget_bytes{S}", "budget")]),
+        ("Models' memory against the budget", "bytes", "timeseries", [(f"postsort_model_resident_bytes{M} > 0", "{{model}} {{device}}"), (f"postsort_memory_used_bytes{S}", "all {{device}}"), (f"postsort_memory_budget_bytes{S}", "budget {{device}}")]),
+        ("Devices: memory", "bytes", "timeseries", [(f"postsort_device_memory_free_bytes{S}", "{{device}} free"), (f"postsort_device_memory_bytes{S}", "{{device}} in all")]),
+        ("Devices out of memory", "none", "timeseries", [(f"increase(postsort_device_out_of_memory_total{S}{RATE})", "{{device}} {{action}}")]),
         ("State", "none", "timeseries", [(f"postsort_model_state{M} == 1", "{{model}} {{state}}"), (f"postsort_model_pinned{M} == 1", "{{model}} pinned")]),
         ("Loads, failures, evictions", "none", "timeseries", [(f"increase(postsort_model_load_duration_seconds_count{M}{RATE})", "{{model}} loaded"), (f"increase(postsort_model_load_failures_total{M}{RATE})", "{{model}} failed"), (f"increase(postsort_evictions_total{M}{RATE})", "{{model}} evicted")]),
         ("Load time, p95", "s", "timeseries", [(f"histogram_quantile(0.95, sum by (le, model) (rate(postsort_model_load_duration_seconds_bucket{M}{RATE})))", "{{model}}")]),

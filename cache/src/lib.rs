@@ -2,7 +2,8 @@
 //!
 //! [`ResultCache`] memoizes answers by a 128-bit [`Digest`] and lets identical questions that are
 //! in flight wait for one computation; [`SharedCache`] asks Redis what other processes know.
-//! [`Residency`] keeps loaded models under a byte budget and loads them once, on first use. None knows what an answer or a model is.
+//! [`Residency`] keeps loaded models under a byte budget a device and loads them once, on first use.
+//! None knows what an answer or a model is.
 #![forbid(unsafe_code)]
 
 mod digest;
@@ -12,8 +13,8 @@ mod shared;
 
 pub use digest::{Digest, Digester};
 pub use residency::{
-    Backoff, EvictionReason, Lease, ModelState, Needs, Residency, ResidencyError, ResidencyStats,
-    Source, Spec,
+    Backoff, Budget, EvictionReason, Lease, ModelState, Needs, Residency, ResidencyError,
+    ResidencyStats, Source, Spec,
 };
 pub use results::{Claim, Lead, ResultCache, ResultStats, Weigh};
 pub use shared::{

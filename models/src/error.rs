@@ -109,6 +109,12 @@ pub enum ModelError {
         /// The device.
         device: String,
     },
+    /// The device has no memory left for a load or a batch. What was there before is there still.
+    #[error("out of memory on the device: {reason}")]
+    OutOfMemory {
+        /// What the device said.
+        reason: String,
+    },
     /// The engine failed.
     #[error("engine: {reason}")]
     Engine {
@@ -132,7 +138,11 @@ impl ModelError {
 impl From<candle_core::Error> for ModelError {
     fn from(error: candle_core::Error) -> Self {
         // The display of a candle error ends in a backtrace where one was taken.
-        let reason = error.to_string();
-        Self::Engine { reason: reason.lines().next().unwrap_or_default().to_owned() }
+        let reason = error.to_string().lines().next().unwrap_or_default().to_owned();
+        #[cfg(feature = "cuda")]
+        if crate::device::is_out_of_memory(&error) {
+            return Self::OutOfMemory { reason };
+        }
+        Self::Engine { reason }
     }
 }

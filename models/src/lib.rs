@@ -32,7 +32,7 @@ mod wordpiece;
 pub use aggregate::aggregate;
 pub use config::{Activation, Architecture, ModelConfig};
 pub use cpu::{Agreement, Encoders, SharedEncoder};
-pub use device::DeviceKind;
+pub use device::{ComputeDevice, CpuDevice, DeviceKind, DeviceMemory, SystemMemory};
 pub use engine::{Engine, EngineKind, Precision};
 pub use error::ModelError;
 pub use folder::ModelFolder;

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::device::DeviceKind;
 use crate::engine::Precision;
 use crate::error::ModelError;
 
@@ -32,6 +33,8 @@ pub struct Manifest {
     pub tokens_max: Option<usize>,
     /// Precision, if not the server's choice.
     pub precision: Option<Precision>,
+    /// Where it is to be, if not where the server puts models.
+    pub device: Option<DeviceKind>,
     /// Load it at the start and never evict it.
     pub pinned: bool,
     /// Mails that it reads once it is loaded, beside the usual lengths.
@@ -92,6 +95,7 @@ impl Default for Manifest {
             reference: None,
             tokens_max: None,
             precision: None,
+            device: None,
             pinned: false,
             warm_up: Vec::new(),
             hub: None,

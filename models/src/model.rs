@@ -6,9 +6,8 @@ use std::time::{Duration, Instant};
 
 use postsort_cpu::ComputePool;
 
-use crate::candle::CandleEngine;
-use crate::cpu::{self, Agreement, CpuEngine, Encoders, SharedEncoder};
-use crate::device::DeviceKind;
+use crate::cpu::{Agreement, CpuEngine, Encoders, SharedEncoder};
+use crate::device::{ComputeDevice, CpuDevice, is_fast};
 use crate::engine::{Engine, EngineKind, Precision};
 use crate::error::ModelError;
 use crate::folder::ModelFolder;
@@ -16,12 +15,12 @@ use crate::labels::Labels;
 use crate::tokenize::{Encoding, TextTokenizer};
 
 /// How to load.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct LoadOptions {
     /// Precision, unless the manifest forces one.
     pub precision: Precision,
     /// Where to compute.
-    pub device: DeviceKind,
+    pub device: Arc<dyn ComputeDevice>,
     /// What to compute with.
     pub engine: EngineKind,
     /// The threads that all models share; without them, those of the process, as many as the
@@ -34,8 +33,22 @@ pub struct LoadOptions {
     pub calibration_dir: Option<PathBuf>,
 }
 
+impl Default for LoadOptions {
+    /// On the CPU, as fast as it can.
+    fn default() -> Self {
+        Self {
+            precision: Precision::default(),
+            device: Arc::new(CpuDevice),
+            engine: EngineKind::default(),
+            pool: None,
+            encoders: Encoders::default(),
+            calibration_dir: None,
+        }
+    }
+}
+
 impl LoadOptions {
-    fn pool(&self) -> Result<Arc<ComputePool>, ModelError> {
+    pub(crate) fn pool(&self) -> Result<Arc<ComputePool>, ModelError> {
         static POOL: OnceLock<Arc<ComputePool>> = OnceLock::new();
         if let Some(pool) = self.pool.as_ref().or_else(|| POOL.get()) {
             return Ok(Arc::clone(pool));
@@ -44,63 +57,21 @@ impl LoadOptions {
         Ok(Arc::clone(POOL.get_or_init(|| pool)))
     }
 
-    /// Whether `folder` runs on the fast engine.
-    fn is_fast(&self, folder: &ModelFolder) -> bool {
-        let on_cpu = match self.device {
-            DeviceKind::Cpu => true,
-            DeviceKind::Auto => !candle_core::utils::cuda_is_available(),
-            DeviceKind::Cuda(_) => false,
-        };
-        on_cpu && self.engine == EngineKind::Auto && cpu::knows(folder.config())
-    }
-
-    fn precision(&self, folder: &ModelFolder) -> Precision {
+    pub(crate) fn precision(&self, folder: &ModelFolder) -> Precision {
         folder.manifest().precision.unwrap_or(self.precision)
     }
 
     /// Bytes that `folder` takes at most, while it is loaded and after.
     #[must_use]
     pub fn resident_bytes_estimate(&self, folder: &ModelFolder) -> u64 {
-        let (own_bytes, encoder_bytes, _) = self.bytes_max(folder);
-        own_bytes + encoder_bytes
+        self.device.bytes_max(folder, self)
     }
 
     /// What is to be reserved for `folder` before its weights are packed: at most this is taken,
     /// while it is loaded and after. Reads the weights once, to know an encoder that is shared.
     #[must_use]
     pub fn memory_needs(&self, folder: &ModelFolder) -> MemoryNeeds {
-        let (own_bytes, encoder_bytes, known) = self.bytes_max(folder);
-        match known.and_then(|known| known.key(folder)) {
-            Some(key) => MemoryNeeds { own_bytes, encoder: Some((key, encoder_bytes)) },
-            None => MemoryNeeds { own_bytes: own_bytes + encoder_bytes, encoder: None },
-        }
-    }
-
-    /// Most bytes of the head and of the encoder, and how they will be packed if that is known; by
-    /// the headers alone.
-    fn bytes_max(&self, folder: &ModelFolder) -> (u64, u64, Option<cpu::Known>) {
-        let Some(parts) = folder.parts().filter(|_| self.is_fast(folder)) else {
-            return (folder.weights.elements() * 4 + folder.config().derived_bytes(), 0, None);
-        };
-        let wanted = self.precision(folder);
-        let known = CpuEngine::known(folder, wanted, self.calibration_dir.as_deref());
-        let element_bytes = match known.as_ref().map(|known| known.precision) {
-            Some(Precision::Int8) => 1,
-            Some(Precision::Bf16) => 2,
-            // Before another precision can be used the model is measured in f32.
-            _ => 4,
-        };
-        let (table_bytes, table_elements) = parts
-            .tables()
-            .into_iter()
-            .map(|table| folder.table_size(table))
-            .fold((0, 0), |all, own| (all.0 + own.0, all.1 + own.1));
-        let head = parts.head_elements();
-        let dense = folder.weights.elements().saturating_sub(table_elements + head);
-        // Biases, scales and padding are within a twentieth of the products.
-        let derived = folder.config().derived_bytes() + folder.config().angle_bytes();
-        let encoder_bytes = table_bytes + dense * element_bytes * 21 / 20 + derived + (1 << 19);
-        (head * 4 * 21 / 20 + (1 << 19), encoder_bytes, known)
+        self.device.memory_needs(folder, self)
     }
 }
 
@@ -158,26 +129,11 @@ impl Model {
         if id_max as usize >= vocabulary {
             return Err(ModelError::TokenOutOfRange { id: id_max, vocabulary });
         }
-        let precision = options.precision(folder);
-        if options.is_fast(folder) {
-            let pool = options.pool()?;
-            let dir = options.calibration_dir.as_deref();
-            let encoders = &options.encoders;
-            let site = cpu::Site { precision, pool: &pool, encoders, cache_dir: dir };
-            if let Some(engine) = CpuEngine::load(folder, &tokenizer, &site)? {
-                let engine = Box::new(engine);
-                return Ok(Self { folder: folder.clone(), tokenizer, engine });
-            }
-        }
-        if matches!(precision, Precision::Bf16 | Precision::Int8) {
-            let (precision, device) = (precision.to_string(), options.device.to_string());
-            return Err(ModelError::Precision { precision, device });
-        }
-        let engine = Box::new(CandleEngine::load(folder, options.device)?);
+        let engine = options.device.load(folder, &tokenizer, options)?;
         Ok(Self { folder: folder.clone(), tokenizer, engine })
     }
 
-    /// Measures the folder's model on the built-in mails and keeps the result in the folder, so
+    /// Measures the folder's model on the CPU, on the built-in mails, and keeps the result in the folder, so
     /// that loading it need not measure; how far each precision is from f32. Empty where only f32
     /// is to be had.
     ///
@@ -187,7 +143,7 @@ impl Model {
         folder: &ModelFolder,
         options: &LoadOptions,
     ) -> Result<Vec<Agreement>, ModelError> {
-        if !options.is_fast(folder) {
+        if !is_fast(folder, options.engine) {
             return Ok(Vec::new());
         }
         let tools = (&options.pool()?, &options.encoders);

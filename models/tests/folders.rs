@@ -29,8 +29,7 @@ fn copy(name: &str) -> TempDir {
 }
 
 fn options() -> LoadOptions {
-    let (precision, device) = (Precision::F32, DeviceKind::Cpu);
-    LoadOptions { precision, device, ..LoadOptions::default() }
+    LoadOptions { precision: Precision::F32, ..LoadOptions::default() }
 }
 
 fn load(path: &Path) -> Result<Model, ModelError> {
@@ -408,10 +407,13 @@ fn memory_is_known_before_the_weights_are_read() {
 #[test]
 fn a_device_or_precision_that_is_not_there_is_an_error() {
     let folder = ModelFolder::open(&fixture("bert")).expect("opens");
-    let cuda = LoadOptions { device: DeviceKind::Cuda(0), ..options() };
-    let error = Model::load(&folder, &cuda).expect_err("no GPU").to_string();
+    let error = DeviceKind::Cuda(0).open().expect_err("no GPU").to_string();
     assert!(error.contains("`cuda`"), "{error}");
-    let model = Model::load(&folder, &LoadOptions::default()).expect("loads");
+    let device = DeviceKind::Auto.open().expect("the CPU at least");
+    let memory = device.memory().expect("a reading");
+    assert!(device.name() == "cpu" && memory.free_bytes <= memory.total_bytes, "{memory:?}");
+    let model =
+        Model::load(&folder, &LoadOptions { device, ..LoadOptions::default() }).expect("loads");
     assert_eq!((model.engine().device().as_str(), model.engine().name()), ("cpu", "cpu"));
     let candle = EngineKind::Candle;
     let reference = LoadOptions { engine: candle, ..LoadOptions::default() };

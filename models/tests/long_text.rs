@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use postsort_models::{DeviceKind, Encoded, LoadOptions, LongText, Model, ModelFolder, Precision};
+use postsort_models::{Encoded, LoadOptions, LongText, Model, ModelFolder, Precision};
 use tokenizers::Tokenizer;
 
 const SUBJECT: &str = "Invoice overdue: order 4711";
@@ -14,8 +14,8 @@ fn fixture(name: &str) -> PathBuf {
 
 fn load(path: &Path) -> Model {
     let folder = ModelFolder::open(path).expect("opens");
-    let (precision, device) = (Precision::F32, DeviceKind::Cpu);
-    let options = LoadOptions { precision, device, ..LoadOptions::default() };
+    let precision = Precision::F32;
+    let options = LoadOptions { precision, ..LoadOptions::default() };
     Model::load(&folder, &options).expect("loads")
 }
 

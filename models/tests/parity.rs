@@ -5,9 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use postsort_models::{
-    DeviceKind, EngineKind, LoadOptions, LongText, Model, ModelFolder, Precision,
-};
+use postsort_models::{EngineKind, LoadOptions, LongText, Model, ModelFolder, Precision};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::Deserialize;
@@ -28,8 +26,8 @@ fn fixture(name: &str) -> PathBuf {
 
 fn load_on(path: &Path, engine: EngineKind) -> Model {
     let folder = ModelFolder::open(path).expect("opens");
-    let (precision, device) = (Precision::F32, DeviceKind::Cpu);
-    let options = LoadOptions { precision, device, engine, ..LoadOptions::default() };
+    let precision = Precision::F32;
+    let options = LoadOptions { precision, engine, ..LoadOptions::default() };
     Model::load(&folder, &options).expect("loads")
 }
 

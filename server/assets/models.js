@@ -6,12 +6,12 @@ import * as format from "./format.js";
 
 const STATES = { ready: "good", loading: "warn", failed: "bad", unloaded: "", draining: "warn" };
 
-/** The bar of the budget: each model's share, in the order of the table. */
+/** The bar of the CPU's budget: each model's share, in the order of the table. */
 export function memory(bar, legend, note, metrics) {
   const budget = Math.max(metrics.memory.models_budget_bytes, 1);
   const resident = metrics.models
     .map((model, at) => ({ ...model, at }))
-    .filter((model) => model.resident_bytes > 0);
+    .filter((model) => model.resident_bytes > 0 && model.device === "cpu");
   keyed(bar, resident, ({ name }) => name, () => h("i"), (part, { resident_bytes, at, name }) => {
     part.style.width = `${(resident_bytes / budget) * 100}%`;
     part.style.minWidth = "3px";
@@ -38,7 +38,8 @@ export function table(body, metrics, rates, say) {
     // `failed` lasts as long as the back-off; the error stays until a load succeeds.
     const error = state === "ready" ? null : model.last_error;
     badge.className = `mark ${error ? "bad" : STATES[state]}`;
-    text(badge, [state, error && state !== "failed" && "last load failed", model.pinned && "pinned"].filter(Boolean).join(" · "));
+    const elsewhere = model.device && model.device !== "cpu" && `on ${model.device}`;
+    text(badge, [state, elsewhere, error && state !== "failed" && "last load failed", model.pinned && "pinned"].filter(Boolean).join(" · "));
     text(row.querySelector(".why"), error ?? change(model.revisions));
     const cells = [
       format.rate(rates.get(`model:${model.name}`)), seen(recent.p50_ms), seen(recent.p95_ms), seen(recent.p99_ms),

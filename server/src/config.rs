@@ -2,14 +2,16 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use postsort_cache::SharedSettings;
 use postsort_email::Cuts;
-use postsort_models::{ComputePool, DeviceKind, LoadOptions, Precision, kernels};
+use postsort_models::{ComputePool, LoadOptions, Precision, kernels};
 use postsort_store::{StoreKind, StoreSettings};
 use serde::Deserialize;
 
+use crate::devices::Devices;
 use crate::error::Error;
 use crate::memory::MemoryLimit;
 use crate::scheduler::plan::BatchLimits;
@@ -52,9 +54,12 @@ pub struct Options {
     /// Precision of the computation: auto, f32, bf16, int8 [default: auto]
     #[arg(long, env = "POSTSORT_PRECISION")]
     pub precision: Option<String>,
-    /// Device: auto, cpu, cuda:N [default: auto]
+    /// Where models go: auto (a GPU where there is one), cpu, cuda:N [default: auto]
     #[arg(long, env = "POSTSORT_DEVICE")]
     pub device: Option<String>,
+    /// Memory for models on a GPU: bytes (20GiB) or a share (80%) of what it has [default: 80%]
+    #[arg(long, env = "POSTSORT_DEVICE_MEMORY_BYTES_MAX", value_name = "N|%")]
+    pub device_memory_bytes_max: Option<String>,
     /// Compute threads [default: the CPUs that the control group and the affinity mask give]
     #[arg(long, env = "POSTSORT_THREADS", value_name = "N")]
     pub threads: Option<usize>,
@@ -131,8 +136,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Socket in the file system to serve on as well.
     pub listen_unix: Option<PathBuf>,
-    /// Budget of all models.
-    pub memory_bytes_max: u64,
+    /// Where models may be, and how many bytes of them.
+    pub devices: Devices,
     /// Budget of memoized results.
     pub result_cache_bytes_max: u64,
     /// Budget of memoized states.
@@ -145,8 +150,6 @@ pub struct Config {
     pub preload: Vec<String>,
     /// Precision of the computation.
     pub precision: Precision,
-    /// Where to compute.
-    pub device: DeviceKind,
     /// Compute threads.
     pub threads: usize,
     /// Where calibrations are kept.
@@ -219,6 +222,7 @@ impl Options {
             preload: self.preload.or(other.preload),
             precision: self.precision.or(other.precision),
             device: self.device.or(other.device),
+            device_memory_bytes_max: self.device_memory_bytes_max.or(other.device_memory_bytes_max),
             threads: self.threads.or(other.threads),
             cache_dir: self.cache_dir.or(other.cache_dir),
             default_model: self.default_model.or(other.default_model),
@@ -270,7 +274,11 @@ impl Options {
         let tokens_max = at_least_one("batch_tokens_max", self.batch_tokens_max, 2048)?;
         let batch = BatchLimits { tokens_max, jobs_max: tokens_max.div_ceil(8) };
         let precision = parse("precision", self.precision.as_deref(), "auto")?;
-        let device = parse("device", self.device.as_deref(), "auto")?;
+        let devices = Devices::open(
+            parse("device", self.device.as_deref(), "auto")?,
+            memory("memory_bytes_max", self.memory_bytes_max.as_deref(), "80%")?,
+            parse("device_memory_bytes_max", self.device_memory_bytes_max.as_deref(), "80%")?,
+        )?;
         let result_cache_bytes_max =
             memory("result_cache_bytes_max", self.result_cache_bytes_max.as_deref(), "64MiB")?;
         let store = match self.store.as_deref() {
@@ -278,7 +286,7 @@ impl Options {
             None => user_state_dir()
                 .map_or(StoreKind::None, |dir| StoreKind::Sqlite(dir.join("store.db"))),
         };
-        let answers_space = answers_space(precision, device);
+        let answers_space = answers_space(precision, &devices);
         let timeout = at_least_one("shared_cache_timeout_ms", self.shared_cache_timeout_ms, 3)?;
         let hours = at_least_one("shared_cache_hours_max", self.shared_cache_hours_max, 168)?;
         let shared_cache = self
@@ -305,7 +313,7 @@ impl Options {
             models_dir,
             listen: self.listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080))),
             listen_unix: self.listen_unix,
-            memory_bytes_max: memory("memory_bytes_max", self.memory_bytes_max.as_deref(), "80%")?,
+            devices,
             result_cache_bytes_max,
             state_cache_bytes_max: memory(
                 "state_cache_bytes_max",
@@ -316,7 +324,6 @@ impl Options {
             watch: seconds(self.watch_seconds.unwrap_or(5)),
             preload: self.preload.unwrap_or_default(),
             precision,
-            device,
             store,
             shared_cache,
             threads: at_least_one("threads", self.threads, cpus())?,
@@ -335,7 +342,8 @@ impl Options {
 }
 
 impl Config {
-    /// How models are loaded: with one pool of compute threads for all of them.
+    /// How models are loaded where they go unless told otherwise: with one pool of compute threads
+    /// for all of them.
     ///
     /// # Errors
     /// The system has no threads to give.
@@ -344,7 +352,7 @@ impl Config {
             ComputePool::new(self.threads).map_err(|e| Error::setup("compute threads", e))?;
         Ok(LoadOptions {
             precision: self.precision,
-            device: self.device,
+            device: Arc::clone(&self.devices.preferred_device().device),
             pool: Some(pool),
             calibration_dir: self.cache_dir.clone(),
             ..LoadOptions::default()
@@ -403,11 +411,12 @@ fn bytes(name: &str, given: Option<&str>, default: &str) -> Result<usize, Error>
 
 /// Another version or precision may say something else of the same text; which precision `auto` picks
 /// depends on the CPU's kernels.
-fn answers_space(precision: Precision, device: DeviceKind) -> String {
+fn answers_space(precision: Precision, devices: &Devices) -> String {
     let version = env!("CARGO_PKG_VERSION");
+    let device = devices.preferred_device().device.name();
     match precision {
-        Precision::Auto => format!("{version}/auto/{}/{device:?}", kernels().level),
-        given => format!("{version}/{given:?}/{device:?}"),
+        Precision::Auto => format!("{version}/auto/{}/{device}", kernels().level),
+        given => format!("{version}/{given:?}/{device}"),
     }
 }
 
@@ -432,6 +441,7 @@ fn at_least_one<T: Default + PartialEq>(
 #[cfg(test)]
 mod tests {
     use super::Options;
+    use crate::devices::CPU;
 
     #[test]
     fn the_file_fills_only_what_is_open() {
@@ -446,7 +456,7 @@ mod tests {
         let config = options.with_file(Some(&path)).expect("reads").resolve().expect("valid");
         assert_eq!(config.threads, 2);
         assert_eq!(config.limits.items_max, 3);
-        assert_eq!(config.memory_bytes_max, 1 << 30);
+        assert_eq!(config.devices.budgets()[CPU].bytes, 1 << 30);
         assert_eq!(config.objectives.p95.as_millis(), 50);
     }
 
@@ -464,6 +474,7 @@ mod tests {
                 "memory_bytes_max",
             ),
             (Options { precision: Some("int3".into()), ..Options::default() }, "precision"),
+            (Options { device: Some("tpu:0".into()), ..Options::default() }, "device"),
             (Options { models_dir: Some("/nowhere".into()), ..Options::default() }, "models_dir"),
         ] {
             let error = options.resolve().expect_err(name);

@@ -8,6 +8,7 @@ pub mod back_fill;
 pub mod catalog;
 pub mod cli;
 pub mod config;
+pub mod devices;
 pub mod error;
 pub mod http;
 pub mod hub;

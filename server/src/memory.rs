@@ -3,14 +3,15 @@
 use std::fmt;
 use std::str::FromStr;
 
-use sysinfo::{MemoryRefreshKind, ProcessRefreshKind, ProcessesToUpdate, System};
+use postsort_models::SystemMemory;
+use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System};
 
 /// The most memory that models may take: bytes, or a share of what the process may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemoryLimit {
     /// This many bytes.
     Bytes(u64),
-    /// This share of the machine's or the control group's memory, 1–100.
+    /// This share of the memory that there is, 1–100.
     Percent(u8),
 }
 
@@ -20,9 +21,18 @@ impl MemoryLimit {
     pub fn bytes(self) -> u64 {
         match self {
             Self::Bytes(bytes) => bytes,
+            Self::Percent(_) => self.of(SystemMemory::take().total_bytes()),
+        }
+    }
+
+    /// The limit in bytes where there are `total_bytes`.
+    #[must_use]
+    pub fn of(self, total_bytes: u64) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes,
             Self::Percent(percent) => {
-                let total = u128::from(MemoryReading::take().total_bytes);
-                u64::try_from(total * u128::from(percent) / 100).unwrap_or(u64::MAX)
+                let share = u128::from(total_bytes) * u128::from(percent) / 100;
+                u64::try_from(share).unwrap_or(u64::MAX)
             }
         }
     }
@@ -91,19 +101,10 @@ impl MemoryReading {
     /// Reads the system now; some tens of microseconds.
     #[must_use]
     pub fn take() -> Self {
+        let memory = SystemMemory::take();
+        let (total_bytes, used_bytes) = (memory.total_bytes(), memory.used_bytes());
+        let SystemMemory { machine_bytes, machine_used_bytes, group_bytes } = memory;
         let mut system = System::new();
-        system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
-        let (machine_bytes, machine_used_bytes) = (
-            system.total_memory(),
-            system.total_memory().saturating_sub(system.available_memory()),
-        );
-        let group_bytes = system
-            .cgroup_limits()
-            .filter(|group| group.total_memory > 0 && group.total_memory < machine_bytes)
-            .map(|group| {
-                (group.total_memory, group.total_memory.saturating_sub(group.free_memory))
-            });
-        let (total_bytes, used_bytes) = group_bytes.unwrap_or((machine_bytes, machine_used_bytes));
         let process_bytes = sysinfo::get_current_pid().map_or(0, |pid| {
             system.refresh_processes_specifics(
                 ProcessesToUpdate::Some(&[pid]),

@@ -30,7 +30,7 @@ use analyze::Encodings;
 pub use answer::{Answer, Classified, Timings, Verdict};
 pub use explain::{Explanation, Part};
 pub use shared::SharedAnswers;
-use states::States;
+use states::{Ended, States};
 use watch::RequestWatch;
 
 /// Decoding and tokenising more than this many bytes is done off the network threads: it takes
@@ -87,12 +87,12 @@ impl Pipeline {
     /// # Errors
     /// See [`Catalog::open`].
     pub fn new(config: &Config) -> Result<Self, Error> {
-        let metrics = Arc::new(Metrics::new()?);
+        let metrics = Arc::new(Metrics::new(&config.devices.names())?);
         let catalog = Catalog::open(
             config.models_dir.clone(),
-            config.load_options()?,
+            &config.load_options()?,
             // One thread packs a model's weights.
-            (config.memory_bytes_max, config.threads),
+            (config.devices.clone(), config.threads),
             config.default_model.clone(),
             &metrics,
         )?;
@@ -364,7 +364,7 @@ impl Request {
 
         // → lease on the model, loading it if need be
         let clock = Instant::now();
-        let model = self.pipeline.catalog.acquire(&self.entry, version).await?;
+        let mut model = self.pipeline.catalog.acquire(&self.entry, version).await?;
         self.timings.load += clock.elapsed();
 
         // → states of its encoder: known from another model's request, or tokenise → scheduler →
@@ -373,11 +373,15 @@ impl Request {
         while !open.is_empty() {
             let wanted = open.iter().map(|(at, _)| *at).collect();
             let begun = self.begin_states(&model, &mut admission, texts, wanted, long).await?;
-            let mut again = Vec::new();
+            let (mut again, mut no_memory) = (Vec::new(), false);
             for ((at, lead), begun) in open.into_iter().zip(begun) {
-                let Some(states) = self.end_states(begun).await? else {
-                    again.push((at, lead));
-                    continue;
+                let states = match self.end_states(begun).await? {
+                    Ended::Known(states) => states,
+                    ended => {
+                        no_memory |= matches!(ended, Ended::OutOfMemory);
+                        again.push((at, lead));
+                        continue;
+                    }
                 };
                 // → head → logits, aggregated and kept
                 let verdict = Arc::new(self.verdict(&model, &states)?);
@@ -385,6 +389,12 @@ impl Request {
                     lead.fulfil(&verdict);
                 }
                 verdicts.push((at, verdict));
+            }
+            if no_memory {
+                // → the same on the CPU, whatever else is there
+                let clock = Instant::now();
+                model = self.pipeline.catalog.fall_back(&self.entry, &model).await?;
+                self.timings.load += clock.elapsed();
             }
             open = again;
         }

@@ -112,7 +112,13 @@ pub(crate) fn room_for_two(models_dir: &Path, [first, second, third]: [&str; 3])
 impl Server {
     /// Starts with these settings and waits until it is ready.
     pub(crate) fn start(options: Options) -> Self {
-        let config: Config = options.resolve().expect("valid settings");
+        Self::start_with(options, |_| ())
+    }
+
+    /// The same with what no setting can say.
+    pub(crate) fn start_with(options: Options, change: impl FnOnce(&mut Config)) -> Self {
+        let mut config: Config = options.resolve().expect("valid settings");
+        change(&mut config);
         let (stop, stopped) = oneshot::channel::<()>();
         let (tell, told) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {

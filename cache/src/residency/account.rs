@@ -1,18 +1,43 @@
-//! The budget's account: what is charged to it, by one model or by several that share a part.
+//! A device's account: what is charged to its budget, by one model or by several that share a part.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
-/// The budget's account, and whoever waits for room on it.
-#[derive(Clone, Debug, Default)]
+/// What models may take of a device's memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// The device's name.
+    pub device: String,
+    /// Bytes that all models on it together may take.
+    pub bytes: u64,
+}
+
+/// A device's account, and whoever waits for room on it.
+#[derive(Clone, Debug)]
 pub(super) struct Account {
-    pub(super) used_bytes: Arc<AtomicU64>,
+    pub(super) budget: Arc<Budget>,
+    used_bytes: Arc<AtomicU64>,
     pub(super) room: Arc<Notify>,
 }
 
-/// A model's bytes on the budget's account, given back once: at eviction, or when the last lease
+impl Account {
+    pub(super) fn new(budget: Budget) -> Self {
+        let (used_bytes, room) = (Arc::default(), Arc::default());
+        Self { budget: Arc::new(budget), used_bytes, room }
+    }
+
+    pub(super) fn used_bytes(&self) -> u64 {
+        self.used_bytes.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn free_bytes(&self) -> u64 {
+        self.budget.bytes.saturating_sub(self.used_bytes())
+    }
+}
+
+/// A model's bytes on the account, given back once: at eviction, or when the last lease
 /// of an unloaded model ends.
 #[derive(Debug)]
 pub(super) struct Charge {
@@ -115,6 +140,8 @@ impl Drop for Stake {
 /// What one model, or the load of one, is charged.
 #[derive(Debug)]
 pub(super) struct Holding {
+    /// Position of the device.
+    pub(super) device: usize,
     pub(super) own: Charge,
     /// Its key, and the stake in it.
     pub(super) shared: Option<(String, Stake)>,

@@ -1,7 +1,8 @@
-//! Loaded models under a byte budget: lazy, loaded once, leased while in use.
+//! Loaded models under a byte budget a device: lazy, loaded once, leased while in use.
 //!
 //! Invariants: a leased or pinned model is never evicted; resident bytes and reservations never
-//! exceed the budget, not even while loading; requests that want the same model share one load.
+//! exceed a device's budget, not even while loading; what happens on one device evicts nothing from
+//! another; requests that want the same model share one load.
 
 mod account;
 mod eviction;
@@ -15,11 +16,13 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 
+use account::Account;
+pub use account::Budget;
 pub use resident::{EvictionReason, Lease, ModelState, ResidencyStats};
 pub use source::{Backoff, Needs, ResidencyError, Source, Spec};
 use table::{Ended, Evicted, Phase, Step, Table};
 
-/// The models in memory, at most `budget_bytes` of them, reservations for loads included.
+/// The models in memory, on each device at most its budget of them, reservations for loads included.
 pub struct Residency<S: Source> {
     source: Arc<S>,
     table: Arc<Mutex<Table<S>>>,
@@ -30,12 +33,13 @@ pub struct Residency<S: Source> {
 }
 
 impl<S: Source> Residency<S> {
-    /// Nothing resident yet; at most `loads_max` loads at once.
+    /// Nothing resident yet; at most `loads_max` loads at once. What the source says of devices is
+    /// their position in `budgets`.
     #[must_use]
-    pub fn new(source: S, budget_bytes: u64, loads_max: usize, backoff: Backoff) -> Self {
+    pub fn new(source: S, budgets: Vec<Budget>, loads_max: usize, backoff: Backoff) -> Self {
         Self {
             source: Arc::new(source),
-            table: Arc::new(Mutex::new(Table::new(budget_bytes))),
+            table: Arc::new(Mutex::new(Table::new(budgets))),
             turns: Arc::new(Semaphore::new(loads_max.max(1))),
             backoff,
         }
@@ -145,12 +149,20 @@ impl<S: Source> Residency<S> {
         drop(evicted);
     }
 
+    /// Drops the idle model of a device that is worth least, for a computation that found no memory
+    /// left there. Whether there was one.
+    #[must_use]
+    pub fn evict_least_worth(&self, device: usize) -> bool {
+        let evicted = self.table.lock().relieve(device, 1);
+        !evicted.is_empty()
+    }
+
     /// Keeps the model from being evicted, or allows it again.
     pub fn set_pinned(&self, key: &str, pinned: bool) {
         let mut table = self.table.lock();
         table.slot(key).pinned = pinned;
         // What was in the way may go now.
-        table.account.room.notify_waiters();
+        table.tell_of_room();
     }
 
     /// One model's state; [`ModelState::Unloaded`] for a key that was never asked for.
@@ -159,16 +171,12 @@ impl<S: Source> Residency<S> {
         self.table.lock().stats(key)
     }
 
-    /// Bytes of resident models and of reservations.
+    /// Bytes of models resident on each device, reservations included; and what they may take.
     #[must_use]
-    pub fn used_bytes(&self) -> u64 {
-        self.table.lock().used_bytes()
-    }
-
-    /// Bytes that all models together may take.
-    #[must_use]
-    pub fn budget_bytes(&self) -> u64 {
-        self.table.lock().budget_bytes
+    pub fn usage(&self) -> Vec<(u64, Budget)> {
+        let table = self.table.lock();
+        let usage = |account: &Account| (account.used_bytes(), Budget::clone(&account.budget));
+        table.accounts().iter().map(usage).collect()
     }
 }
 
@@ -192,7 +200,7 @@ impl<S: Source> Load<S> {
                     return Err(error);
                 }
                 // A panic in it is caught in it.
-                Ok(tokio::task::spawn_blocking(move || self.load()).await.unwrap_or(None))
+                Ok(tokio::task::spawn_blocking(move || self.load(&needs)).await.unwrap_or(None))
             }
             Err(error) => {
                 let (mut table, took) = (self.table.lock(), Duration::ZERO);
@@ -203,7 +211,7 @@ impl<S: Source> Load<S> {
 
     /// Room for it, before a byte of its weights is read.
     async fn reserve(&self, needs: &Needs) -> Result<(), ResidencyError<S::Error>> {
-        let told = Arc::clone(&self.table.lock().account.room);
+        let told = Arc::clone(&self.table.lock().accounts()[needs.device].room);
         loop {
             // Listening before the look, so that no word comes between the look and the wait.
             let mut room = std::pin::pin!(told.notified());
@@ -216,11 +224,17 @@ impl<S: Source> Load<S> {
         }
     }
 
-    fn load(self) -> Option<Lease<S::Model>> {
+    fn load(self, reserved: &Needs) -> Option<Lease<S::Model>> {
         let (spec, started) = (&self.spec, Instant::now());
-        let load = std::panic::AssertUnwindSafe(|| self.source.load(spec));
-        let loaded =
-            std::panic::catch_unwind(load).unwrap_or_else(|_| Err(self.source.panicked(spec)));
+        let loaded = loop {
+            let load = std::panic::AssertUnwindSafe(|| self.source.load(spec, reserved.device));
+            let loaded =
+                std::panic::catch_unwind(load).unwrap_or_else(|_| Err(self.source.panicked(spec)));
+            match loaded {
+                Err(error) if self.source.is_out_of_memory(&error) && self.relieve(reserved) => {}
+                loaded => break loaded,
+            }
+        };
         let mut table = self.table.lock();
         let (mut evicted, mut outgrown) = (Vec::new(), None);
         let loaded = match loaded {
@@ -242,11 +256,22 @@ impl<S: Source> Load<S> {
     }
 }
 
-impl<S: Source> std::fmt::Debug for Residency<S> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Residency").field("used_bytes", &self.used_bytes()).finish_non_exhaustive()
+impl<S: Source> Load<S> {
+    /// The device has no memory left for it, though its budget has: whether others went for it.
+    fn relieve(&self, reserved: &Needs) -> bool {
+        let evicted = self.table.lock().relieve(reserved.device, reserved.total_bytes());
+        self.source.ran_out_of_memory(reserved.device, evicted.len());
+        !evicted.is_empty()
     }
 }
 
+impl<S: Source> std::fmt::Debug for Residency<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Residency").field("usage", &self.usage()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod device_tests;
 #[cfg(test)]
 mod tests;

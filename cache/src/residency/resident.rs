@@ -100,11 +100,13 @@ pub enum EvictionReason {
     Budget,
     /// Nobody asked for it.
     Idle,
+    /// Its device had no memory left for another one.
+    OutOfMemory,
 }
 
 impl EvictionReason {
     /// All reasons.
-    pub const ALL: [Self; 2] = [Self::Budget, Self::Idle];
+    pub const ALL: [Self; 3] = [Self::Budget, Self::Idle, Self::OutOfMemory];
 
     /// The reason's name on the wire.
     #[must_use]
@@ -112,6 +114,7 @@ impl EvictionReason {
         match self {
             Self::Budget => "budget",
             Self::Idle => "idle",
+            Self::OutOfMemory => "out_of_memory",
         }
     }
 }
@@ -121,6 +124,8 @@ impl EvictionReason {
 pub struct ResidencyStats<E> {
     /// Where it is in its life.
     pub state: ModelState,
+    /// Where it is, or will be once it is loaded; by position among the budgets.
+    pub device: Option<usize>,
     /// Bytes in memory, or reserved while loading; zero otherwise. Of what it has in common with
     /// others an equal share, so that all models' add up to what is used.
     pub resident_bytes: u64,

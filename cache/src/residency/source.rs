@@ -9,12 +9,14 @@ pub trait Spec: Send + Sync + 'static {
     fn key(&self) -> &str;
 }
 
-/// Bytes that a model takes.
+/// Bytes that a model takes, and where.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
+    /// The device, by its position among the budgets.
+    pub device: usize,
     /// For itself alone.
     pub own_bytes: u64,
-    /// For a part that other models may share: what it is known by, and its bytes. It is charged
+    /// For a part that other models on the device may share: what it is known by, and its bytes. It is charged
     /// once for all that have it.
     pub shared: Option<(String, u64)>,
 }
@@ -36,19 +38,31 @@ pub trait Source: Send + Sync + 'static {
     /// Why a model could not be loaded; kept and handed to everyone who asks during the back-off.
     type Error: Clone + Send + Sync + 'static;
 
-    /// Bytes that it will take at most, while it is loaded and after; known before its weights are
+    /// The device that it goes to and the bytes that it will take there at most, while it is loaded and after; known before its weights are
     /// packed.
     ///
     /// # Errors
     /// The model cannot be found or described.
     fn estimate(&self, spec: &Self::Spec) -> Result<Needs, Self::Error>;
 
-    /// Loads it; returns it with the bytes that it really takes. What it shares it finds in memory,
-    /// or leaves there for others.
+    /// Loads it on the device that the estimate named; returns it with the bytes that it really
+    /// takes there. What it shares it finds in memory, or leaves there for others.
     ///
     /// # Errors
     /// The model cannot be loaded.
-    fn load(&self, spec: &Arc<Self::Spec>) -> Result<(Self::Model, Needs), Self::Error>;
+    fn load(
+        &self,
+        spec: &Arc<Self::Spec>,
+        device: usize,
+    ) -> Result<(Self::Model, Needs), Self::Error>;
+
+    /// Whether a load failed because its device had no memory left, whatever the budget says: others
+    /// may use it, too. Idle models are then evicted from it and the load is tried again.
+    fn is_out_of_memory(&self, error: &Self::Error) -> bool;
+
+    /// Told of such a load: how many models were evicted for it; zero if none was idle, so that it
+    /// has failed.
+    fn ran_out_of_memory(&self, device: usize, evicted: usize);
 
     /// The error of a load that panicked.
     fn panicked(&self, spec: &Self::Spec) -> Self::Error;
@@ -60,12 +74,12 @@ pub trait Source: Send + Sync + 'static {
 /// Why there is no lease.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ResidencyError<E> {
-    /// The model alone is larger than the whole budget; nothing was evicted for it.
+    /// The model alone is larger than its device's whole budget; nothing was evicted for it.
     #[error("model needs {needed_bytes} bytes, the budget is {budget_bytes}")]
     LargerThanBudget {
         /// Bytes that the model needs.
         needed_bytes: u64,
-        /// Bytes that all models together may take.
+        /// Bytes that all models on the device together may take.
         budget_bytes: u64,
     },
     /// It would fit, but for what is pinned.

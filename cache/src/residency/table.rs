@@ -1,13 +1,12 @@
 //! Who is in memory, under one lock.
 
 use std::collections::HashMap;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::account::{Account, Charge, Holding, Part, Stake};
+use super::account::{Account, Budget, Charge, Holding, Part, Stake};
 use super::eviction::Popularity;
 use super::resident::{EvictionReason, Lease, ModelState, ResidencyStats, Resident};
 use super::source::{Backoff, Needs, ResidencyError, Source};
@@ -16,13 +15,13 @@ use super::source::{Backoff, Needs, ResidencyError, Source};
 const RETIRED_KEPT: Duration = Duration::from_secs(600);
 
 pub(super) struct Table<S: Source> {
-    pub(super) budget_bytes: u64,
-    pub(super) account: Account,
+    /// By device.
+    accounts: Vec<Account>,
     /// Requests so far, for any model.
     clock: u64,
     slots: HashMap<String, Slot<S>>,
-    /// What several models may have in common, by its key.
-    parts: HashMap<String, Weak<Part>>,
+    /// What several models on a device may have in common, by its key.
+    parts: HashMap<(usize, String), Weak<Part>>,
 }
 
 pub(super) struct Slot<S: Source> {
@@ -87,9 +86,18 @@ pub(super) type Ended<S> =
     Result<Option<Lease<<S as Source>::Model>>, ResidencyError<<S as Source>::Error>>;
 
 impl<S: Source> Table<S> {
-    pub(super) fn new(budget_bytes: u64) -> Self {
-        let (slots, parts) = (HashMap::new(), HashMap::new());
-        Self { budget_bytes, account: Account::default(), clock: 0, slots, parts }
+    pub(super) fn new(budgets: Vec<Budget>) -> Self {
+        let accounts = budgets.into_iter().map(Account::new).collect();
+        Self { accounts, clock: 0, slots: HashMap::new(), parts: HashMap::new() }
+    }
+
+    pub(super) fn accounts(&self) -> &[Account] {
+        &self.accounts
+    }
+
+    /// What was in the way of those who wait may go now.
+    pub(super) fn tell_of_room(&self) {
+        self.accounts.iter().for_each(|account| account.room.notify_waiters());
     }
 
     pub(super) fn slot(&mut self, key: &str) -> &mut Slot<S> {
@@ -140,15 +148,19 @@ impl<S: Source> Table<S> {
 
     /// Whether a model could ever come in.
     fn could_fit(&self, needs: &Needs) -> Result<(), ResidencyError<S::Error>> {
-        let (budget_bytes, needed_bytes) = (self.budget_bytes, needs.total_bytes());
+        let budget_bytes = self.accounts[needs.device].budget.bytes;
+        let needed_bytes = needs.total_bytes();
         if needed_bytes > budget_bytes {
             return Err(ResidencyError::LargerThanBudget { needed_bytes, budget_bytes });
         }
         let pinned = self.slots.values().filter(|slot| slot.pinned).filter_map(Slot::ready);
         let (mut pinned_bytes, mut parts) = (0, Vec::new());
-        for resident in pinned {
-            pinned_bytes += resident.holding.own.bytes();
-            if let Some((key, stake)) = &resident.holding.shared {
+        for holding in pinned.map(|resident| &resident.holding) {
+            if holding.device != needs.device {
+                continue;
+            }
+            pinned_bytes += holding.own.bytes();
+            if let Some((key, stake)) = &holding.shared {
                 let known = parts.iter().any(|part| Arc::ptr_eq(part, stake.part()));
                 let needed = needs.shared.as_ref().is_some_and(|(wanted, _)| wanted == key);
                 if !known && !needed {
@@ -164,11 +176,24 @@ impl<S: Source> Table<S> {
         Ok(())
     }
 
-    /// Evicts the idle models that are worth least until `needed_bytes` are free. All or nothing:
-    /// `None` if those in the way are in use, or still being loaded.
-    fn make_room(&mut self, needed_bytes: u64) -> Option<Evicted<S>> {
-        let used_bytes = self.used_bytes();
-        let mut free_bytes = self.budget_bytes.saturating_sub(used_bytes);
+    /// Evicts the idle models of a device that are worth least until `needed_bytes` of its budget
+    /// are free. All or nothing: `None` if those in the way are in use, or still being loaded.
+    fn make_room(&mut self, device: usize, needed_bytes: u64) -> Option<Evicted<S>> {
+        let missing_bytes = needed_bytes.saturating_sub(self.accounts[device].free_bytes());
+        let (victims, freed_bytes) = self.least_worth(device, missing_bytes);
+        (freed_bytes >= missing_bytes).then(|| self.evict_all(&victims, EvictionReason::Budget))
+    }
+
+    /// Evicts the idle models of a device that are worth least until `bytes` are free by it, or none
+    /// is left: the device has less memory than its budget says.
+    pub(super) fn relieve(&mut self, device: usize, bytes: u64) -> Evicted<S> {
+        let (victims, _) = self.least_worth(device, bytes);
+        self.evict_all(&victims, EvictionReason::OutOfMemory)
+    }
+
+    /// The idle models of a device that are worth least, so many that `bytes` are free when they
+    /// go, or all; and what is.
+    fn least_worth(&self, device: usize, bytes: u64) -> (Vec<String>, u64) {
         let (now, models) = (self.clock, self.slots.len());
         let mut idle: Vec<(f64, &Holding, &String)> = self
             .slots
@@ -176,16 +201,18 @@ impl<S: Source> Table<S> {
             .filter_map(|(key, slot)| {
                 let resident = slot.evictable()?;
                 let (holding, load) = (&resident.holding, resident.load_duration);
+                (holding.device == device).then_some(())?;
                 Some((slot.popularity.worth(now, models, holding.bytes(), load), holding, key))
             })
             .collect();
         idle.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
-        let (mut victims, mut stakes) = (Vec::new(), Vec::<(&Arc<Part>, usize)>::new());
+        let (mut victims, mut freed_bytes) = (Vec::new(), 0);
+        let mut stakes = Vec::<(&Arc<Part>, usize)>::new();
         for (_, holding, key) in idle {
-            if free_bytes >= needed_bytes {
+            if freed_bytes >= bytes {
                 break;
             }
-            free_bytes += holding.own.bytes();
+            freed_bytes += holding.own.bytes();
             if let Some(part) = holding.shared.as_ref().map(|(_, stake)| stake.part()) {
                 // What models share is free when the last of them goes.
                 let at = stakes.iter().position(|(known, _)| Arc::ptr_eq(known, part));
@@ -195,15 +222,16 @@ impl<S: Source> Table<S> {
                 });
                 stakes[at].1 += 1;
                 if stakes[at].1 == part.stakes() {
-                    free_bytes += part.bytes();
+                    freed_bytes += part.bytes();
                 }
             }
             victims.push(key.clone());
         }
-        if free_bytes < needed_bytes {
-            return None;
-        }
-        Some(victims.iter().filter_map(|key| self.evict(key, EvictionReason::Budget)).collect())
+        (victims, freed_bytes)
+    }
+
+    fn evict_all(&mut self, keys: &[String], reason: EvictionReason) -> Evicted<S> {
+        keys.iter().filter_map(|key| self.evict(key, reason)).collect()
     }
 
     /// Idle models that nobody asked for since `before`.
@@ -215,14 +243,14 @@ impl<S: Source> Table<S> {
             .filter(|(_, slot)| unused(slot))
             .map(|(key, _)| key.clone())
             .collect();
-        keys.iter().filter_map(|key| self.evict(key, EvictionReason::Idle)).collect()
+        self.evict_all(&keys, EvictionReason::Idle)
     }
 
     fn evict(&mut self, key: &str, reason: EvictionReason) -> Option<Arc<Resident<S::Model>>> {
         let resident = self.take_resident(key)?;
-        let slot = self.slot(key);
-        slot.evictions[reason as usize] += 1;
-        tracing::info!(model = key, reason = reason.as_str(), "evicted");
+        self.slot(key).evictions[reason as usize] += 1;
+        let device = &resident.holding.own.account.budget.device;
+        tracing::info!(model = key, device, reason = reason.as_str(), "evicted");
         // Idle, so its memory is free as soon as the caller lets go of the lock.
         resident.holding.give_back();
         Some(resident)
@@ -272,21 +300,22 @@ impl<S: Source> Table<S> {
     /// A stake in a part that is there.
     fn stake(&self, needs: &Needs) -> Option<(String, Stake)> {
         let (key, _) = needs.shared.as_ref()?;
-        let part = self.parts.get(key)?.upgrade()?;
+        let part = self.parts.get(&(needs.device, key.clone()))?.upgrade()?;
         Some((key.clone(), Stake::join(&part)?))
     }
 
     /// Charges a model: its own bytes, and those of what it shares unless it has a stake in them.
     fn charge(&mut self, needs: &Needs, stake: Option<(String, Stake)>) -> Holding {
-        let own = Charge::new(needs.own_bytes, &self.account);
+        let (device, account) = (needs.device, &self.accounts[needs.device]);
+        let own = Charge::new(needs.own_bytes, account);
         let shared = stake.or_else(|| {
             let (key, bytes) = needs.shared.as_ref()?;
-            let stake = Stake::new(*bytes, &self.account);
+            let stake = Stake::new(*bytes, account);
             self.parts.retain(|_, part| part.strong_count() > 0);
-            self.parts.insert(key.clone(), Arc::downgrade(stake.part()));
+            self.parts.insert((device, key.clone()), Arc::downgrade(stake.part()));
             Some((key.clone(), stake))
         });
-        Holding { own, shared }
+        Holding { device, own, shared }
     }
 
     /// Bytes for a load that begins now; `None` if it has to wait for them.
@@ -298,7 +327,7 @@ impl<S: Source> Table<S> {
         self.could_fit(needs)?;
         let stake = self.stake(needs);
         let needed_bytes = if stake.is_some() { needs.own_bytes } else { needs.total_bytes() };
-        let Some(evicted) = self.make_room(needed_bytes) else { return Ok(None) };
+        let Some(evicted) = self.make_room(needs.device, needed_bytes) else { return Ok(None) };
         let holding = self.charge(needs, stake);
         if let Phase::Loading { reserved, .. } = &mut self.slot(key).phase {
             *reserved = Some(holding);
@@ -316,7 +345,7 @@ impl<S: Source> Table<S> {
             let part = self.stake(needs);
             bytes.saturating_sub(part.map_or(0, |(_, stake)| stake.part().bytes()))
         });
-        self.make_room((needs.own_bytes + shared_bytes).saturating_sub(reserved))
+        self.make_room(needs.device, (needs.own_bytes + shared_bytes).saturating_sub(reserved))
     }
 
     /// A load never began.
@@ -332,10 +361,6 @@ impl<S: Source> Table<S> {
         }
     }
 
-    pub(super) fn used_bytes(&self) -> u64 {
-        self.account.used_bytes.load(Ordering::SeqCst)
-    }
-
     pub(super) fn finish_load(
         &mut self,
         key: &str,
@@ -343,7 +368,6 @@ impl<S: Source> Table<S> {
         took: Duration,
         backoff: Backoff,
     ) -> Option<Lease<S::Model>> {
-        let account = self.account.clone();
         let slot = self.slot(key);
         slot.used_at = Instant::now();
         let mut lease = None;
@@ -372,7 +396,7 @@ impl<S: Source> Table<S> {
             }
         }
         // What waits may evict it, or whatever is in its way now.
-        account.room.notify_waiters();
+        self.tell_of_room();
         lease
     }
 
@@ -400,6 +424,7 @@ impl<S: Source> Slot<S> {
     fn stats(&self) -> ResidencyStats<S::Error> {
         let mut stats = ResidencyStats {
             state: ModelState::Unloaded,
+            device: None,
             resident_bytes: 0,
             shared_bytes: 0,
             leases: 0,
@@ -410,6 +435,7 @@ impl<S: Source> Slot<S> {
             last_error: self.last_error.clone(),
         };
         let mut of = |resident: &Resident<S::Model>| {
+            stats.device = Some(resident.holding.device);
             stats.resident_bytes = resident.holding.bytes();
             stats.shared_bytes = resident.holding.shared_bytes();
             stats.leases = resident.leases();
@@ -421,6 +447,7 @@ impl<S: Source> Slot<S> {
                 ModelState::Ready
             }
             Phase::Loading { reserved, .. } => {
+                stats.device = reserved.as_ref().map(|holding| holding.device);
                 stats.resident_bytes = reserved.as_ref().map_or(0, Holding::bytes);
                 ModelState::Loading
             }

@@ -4,7 +4,7 @@ use std::time::Duration;
 use std::sync::Arc;
 
 use super::eviction::Popularity;
-use super::{Backoff, ModelState, Needs, Residency, ResidencyError, Source, Spec};
+use super::{Backoff, Budget, ModelState, Needs, Residency, ResidencyError, Source, Spec};
 
 /// Models whose name is their size in bytes, as `10-a`, or that and what they share, as `10+50x-a`
 /// and `10+50x-b`; `bad` fails, `panic` panics.
@@ -38,9 +38,9 @@ impl Source for Sizes {
             (part.to_owned(), size.parse().expect("a size"))
         });
         let own_bytes = own.parse().map_err(|_| "no size".to_owned())?;
-        Ok(Needs { own_bytes, shared })
+        Ok(Needs { device: 0, own_bytes, shared })
     }
-    fn load(&self, name: &Arc<String>) -> Result<(String, Needs), String> {
+    fn load(&self, name: &Arc<String>, _: usize) -> Result<(String, Needs), String> {
         self.loads.fetch_add(1, Ordering::SeqCst);
         std::thread::sleep(self.pause);
         assert!(!name.ends_with("panic"), "told to");
@@ -53,10 +53,14 @@ impl Source for Sizes {
         }
         if name.ends_with("unforeseen") {
             // Found only while loading.
-            needs = Needs { own_bytes: 1, shared: Some(("50x".to_owned(), 50)) };
+            needs = Needs { device: 0, own_bytes: 1, shared: Some(("50x".to_owned(), 50)) };
         }
         Ok((name.to_string(), needs))
     }
+    fn is_out_of_memory(&self, _: &String) -> bool {
+        false
+    }
+    fn ran_out_of_memory(&self, _: usize, _: usize) {}
     fn panicked(&self, _: &String) -> String {
         "panicked".to_owned()
     }
@@ -69,10 +73,14 @@ fn residency(budget_bytes: u64) -> Residency<Sizes> {
     let backoff = Backoff { first: Duration::from_millis(40), max: Duration::from_secs(1) };
     Residency::new(
         Sizes { pause: Duration::from_millis(5), ..Sizes::default() },
-        budget_bytes,
+        vec![Budget { device: "cpu".to_owned(), bytes: budget_bytes }],
         1,
         backoff,
     )
+}
+
+fn used(models: &Residency<Sizes>) -> u64 {
+    models.usage()[0].0
 }
 
 #[tokio::test]
@@ -83,7 +91,7 @@ async fn first_requests_share_one_load() {
     assert_eq!(leases.0.expect("loads").as_str(), "10-a");
     assert!(leases.1.is_ok() && leases.2.is_ok());
     assert_eq!(models.source().loads.load(Ordering::SeqCst), 1);
-    assert_eq!(models.used_bytes(), 10);
+    assert_eq!(used(&models), 10);
 }
 
 #[tokio::test]
@@ -99,8 +107,8 @@ async fn the_model_that_is_asked_for_least_makes_room() {
     let state = |name: &str| models.stats(name).state;
     assert_eq!(state("10-b"), ModelState::Unloaded);
     assert_eq!([state("10-a"), state("10-c"), state("10-d")], [ModelState::Ready; 3]);
-    assert_eq!(models.stats("10-b").evictions, [1, 0]);
-    assert_eq!(models.used_bytes(), 30);
+    assert_eq!(models.stats("10-b").evictions, [1, 0, 0]);
+    assert_eq!(used(&models), 30);
 }
 
 #[tokio::test]
@@ -114,7 +122,7 @@ async fn leased_and_pinned_models_stay() {
         matches!(error, ResidencyError::NoRoom { needed_bytes: 15, free_bytes: 10 }),
         "{error:?}"
     );
-    assert_eq!(models.used_bytes(), 20, "nothing was evicted in vain");
+    assert_eq!(used(&models), 20, "nothing was evicted in vain");
     drop(held);
     models.acquire(&spec("10-c")).await.expect("a is idle now");
     assert_eq!(models.stats("10-b").state, ModelState::Ready);
@@ -124,22 +132,22 @@ async fn leased_and_pinned_models_stay() {
 async fn what_models_share_is_charged_once() {
     let models = residency(100);
     let first = models.acquire(&spec("10+50x-a")).await.expect("fits");
-    assert_eq!(models.used_bytes(), 60);
+    assert_eq!(used(&models), 60);
     models.acquire(&spec("10+50x-b")).await.expect("only its own 10");
-    assert_eq!(models.used_bytes(), 70);
+    assert_eq!(used(&models), 70);
     assert_eq!(models.stats("10+50x-a").resident_bytes, 35, "half of what two share");
     assert_eq!(models.stats("10+50x-b").shared_bytes, 25);
     assert!(models.unload("10+50x-b"));
-    assert_eq!(models.used_bytes(), 60, "the other one has it still");
+    assert_eq!(used(&models), 60, "the other one has it still");
     assert!(models.unload("10+50x-a"));
-    assert_eq!(models.used_bytes(), 60, "in use");
+    assert_eq!(used(&models), 60, "in use");
     // Its user has it still, so another may join in.
     models.acquire(&spec("10+50x-c")).await.expect("fits");
-    assert_eq!(models.used_bytes(), 70);
+    assert_eq!(used(&models), 70);
     drop(first);
-    assert_eq!(models.used_bytes(), 60);
+    assert_eq!(used(&models), 60);
     assert!(models.unload("10+50x-c"));
-    assert_eq!(models.used_bytes(), 0);
+    assert_eq!(used(&models), 0);
 }
 
 #[tokio::test]
@@ -148,7 +156,7 @@ async fn what_models_share_is_free_when_the_last_goes() {
     for name in ["10+50x-a", "10+50x-b", "10+20y-c"] {
         models.acquire(&spec(name)).await.expect("fits");
     }
-    assert_eq!(models.used_bytes(), 100);
+    assert_eq!(used(&models), 100);
     for _ in 0..9 {
         assert!(models.lease("10+20y-c").is_some(), "worth more than the others");
     }
@@ -157,7 +165,7 @@ async fn what_models_share_is_free_when_the_last_goes() {
     let state = |name: &str| models.stats(name).state;
     assert_eq!([state("10+50x-a"), state("10+50x-b")], [ModelState::Unloaded; 2]);
     assert_eq!([state("10+20y-c"), state("60-d")], [ModelState::Ready; 2]);
-    assert_eq!(models.used_bytes(), 90);
+    assert_eq!(used(&models), 90);
 }
 
 #[tokio::test]
@@ -170,7 +178,7 @@ async fn what_is_shared_with_the_pinned_needs_no_room() {
     assert!(matches!(error, ResidencyError::NoRoom { .. }), "{error:?}");
     let error = models.acquire(&spec("20-d")).await.expect_err("no room");
     assert!(matches!(error, ResidencyError::NoRoom { free_bytes: 10, .. }), "{error:?}");
-    assert_eq!(models.used_bytes(), 70);
+    assert_eq!(used(&models), 70);
 }
 
 #[tokio::test]
@@ -179,7 +187,7 @@ async fn a_part_found_while_loading_is_shared_too() {
     models.acquire(&spec("10+50x-a")).await.expect("fits");
     // Reserves 51, for it does not know yet.
     models.acquire(&spec("51-unforeseen")).await.expect("fits");
-    assert_eq!(models.used_bytes(), 61);
+    assert_eq!(used(&models), 61);
     assert_eq!(models.stats("51-unforeseen").resident_bytes, 26);
 }
 
@@ -205,7 +213,7 @@ async fn a_failure_is_remembered_and_frees_its_reservation() {
     assert_eq!(models.source().loads.load(Ordering::SeqCst), 1, "answered from memory");
     assert_eq!(models.stats("10-bad").state, ModelState::Failed);
     assert_eq!(models.stats("10-bad").last_error.as_deref(), Some("bad file"));
-    assert_eq!(models.used_bytes(), 0);
+    assert_eq!(used(&models), 0);
     tokio::time::sleep(Duration::from_millis(60)).await;
     assert!(models.acquire(&spec("10-bad")).await.is_err());
     assert_eq!(models.source().loads.load(Ordering::SeqCst), 2, "tried again after the back-off");
@@ -219,7 +227,7 @@ async fn a_panic_while_loading_is_a_failed_load() {
     assert!(
         matches!(error, ResidencyError::Failed { source_error, .. } if source_error == "panicked")
     );
-    assert_eq!(models.used_bytes(), 0);
+    assert_eq!(used(&models), 0);
 }
 
 #[tokio::test]
@@ -230,9 +238,9 @@ async fn unload_waits_for_nobody_and_keeps_leases_valid() {
     assert_eq!(models.stats("10-a").state, ModelState::Draining);
     assert_eq!(lease.as_str(), "10-a", "still usable");
     assert!(!models.unload("10-a"));
-    assert_eq!(models.used_bytes(), 10, "its memory is not free yet");
+    assert_eq!(used(&models), 10, "its memory is not free yet");
     drop(lease);
-    assert_eq!(models.used_bytes(), 0);
+    assert_eq!(used(&models), 0);
     models.acquire(&spec("10-a")).await.expect("loads again");
     assert_eq!(models.stats("10-a").loads, 2);
 }
@@ -258,11 +266,11 @@ async fn a_load_waits_until_a_model_in_use_falls_idle() {
     let early = tokio::time::timeout(Duration::from_millis(30), &mut waiting).await;
     assert!(early.is_err(), "nothing is taken from a request that runs");
     assert_eq!(models.stats("10-b").state, ModelState::Loading);
-    assert_eq!(models.used_bytes(), 20, "who waits has reserved nothing");
+    assert_eq!(used(&models), 20, "who waits has reserved nothing");
     drop(held);
     let (first, second) = waiting.await;
     assert!(first.is_ok() && second.is_ok());
-    assert_eq!(models.stats("20-a").evictions, [1, 0]);
+    assert_eq!(models.stats("20-a").evictions, [1, 0, 0]);
 }
 
 #[tokio::test]
@@ -286,13 +294,13 @@ async fn what_comes_out_larger_than_its_estimate_never_breaks_the_budget() {
     let models = residency(30);
     models.acquire(&spec("10-a")).await.expect("fits");
     models.acquire(&spec("15-grown")).await.expect("evicts a for what it takes more");
-    assert_eq!((models.used_bytes(), models.stats("10-a").state), (30, ModelState::Unloaded));
+    assert_eq!((used(&models), models.stats("10-a").state), (30, ModelState::Unloaded));
     let error = models.acquire(&spec("20-grown")).await.expect_err("40 of 30 bytes");
     assert!(
         matches!(&error, ResidencyError::Failed { source_error, .. } if source_error == "takes 40"),
         "{error:?}"
     );
-    assert!(models.used_bytes() <= 30);
+    assert!(used(&models) <= 30);
 }
 
 #[tokio::test]
@@ -307,14 +315,14 @@ async fn a_retired_model_is_drained_and_never_leased_again() {
     assert!(matches!(error, ResidencyError::Retired));
     assert_eq!(lease.as_str(), "10-a", "requests that began finish on it");
     drop(lease);
-    assert_eq!((models.stats("10-a").state, models.used_bytes()), (ModelState::Unloaded, 0));
+    assert_eq!((models.stats("10-a").state, used(&models)), (ModelState::Unloaded, 0));
 
     let (slow, patience) = (spec("10-b"), Duration::from_millis(1));
     assert!(tokio::time::timeout(patience, models.acquire(&slow)).await.is_err());
     models.retire("10-b");
     assert!(models.acquire(&slow).await.is_err(), "retired while it was loading");
     tokio::time::sleep(Duration::from_millis(40)).await;
-    assert_eq!(models.used_bytes(), 0, "what was loaded in vain is gone");
+    assert_eq!(used(&models), 0, "what was loaded in vain is gone");
     models.revive("10-b");
     assert!(models.acquire(&slow).await.is_ok(), "taken back");
 }
@@ -328,11 +336,11 @@ async fn idle_models_go_after_their_time_and_pinned_or_used_ones_stay() {
     models.set_pinned("10-b", true);
     let _held = models.lease("10-c");
     models.evict_unused(Duration::from_secs(60));
-    assert_eq!(models.used_bytes(), 30, "none is that old");
+    assert_eq!(used(&models), 30, "none is that old");
     tokio::time::sleep(Duration::from_millis(20)).await;
     models.evict_unused(Duration::from_millis(10));
-    assert_eq!(models.used_bytes(), 20);
-    assert_eq!(models.stats("10-a").evictions, [0, 1]);
+    assert_eq!(used(&models), 20);
+    assert_eq!(models.stats("10-a").evictions, [0, 1, 0]);
 }
 
 /// Requests by Zipf's law over models of mixed sizes, those asked for changing half-way: seconds

@@ -10,7 +10,6 @@ use candle_core::{D, Device, Tensor};
 use candle_nn::{Linear, Module};
 
 use crate::config::{Activation, Family, ModelConfig};
-use crate::device::DeviceKind;
 use crate::engine::{Engine, Precision};
 use crate::error::ModelError;
 use crate::folder::ModelFolder;
@@ -20,11 +19,31 @@ use tensors::Tensors;
 
 /// Weights on a device.
 #[derive(Debug)]
-pub(crate) struct CandleEngine {
+struct CandleEngine {
     classifier: Box<dyn Classifier>,
     config: ModelConfig,
     device: Device,
+    device_name: String,
     resident_bytes: u64,
+}
+
+/// Bytes that `folder` takes at most.
+pub(crate) fn bytes_max(folder: &ModelFolder) -> u64 {
+    folder.weights.elements() * 4 + folder.config().derived_bytes()
+}
+
+/// The engine of `folder` on `device`.
+pub(crate) fn load(
+    folder: &ModelFolder,
+    precision: Precision,
+    device: &Device,
+    device_name: &str,
+) -> Result<Box<dyn Engine>, ModelError> {
+    if matches!(precision, Precision::Bf16 | Precision::Int8) {
+        let (precision, device) = (precision.to_string(), device_name.to_owned());
+        return Err(ModelError::Precision { precision, device });
+    }
+    Ok(Box::new(CandleEngine::load(folder, device, device_name)?))
 }
 
 /// One architecture's forward pass.
@@ -46,11 +65,10 @@ struct Batch {
 }
 
 impl CandleEngine {
-    pub(crate) fn load(folder: &ModelFolder, device: DeviceKind) -> Result<Self, ModelError> {
+    fn load(folder: &ModelFolder, device: &Device, name: &str) -> Result<Self, ModelError> {
         let config = folder.config().clone();
-        let device = device.open()?;
         let reader = TensorReader::new(&folder.weights, config.architecture.prefix());
-        let mut tensors = Tensors::new(reader, &device);
+        let mut tensors = Tensors::new(reader, device);
         let labels = folder.labels().names().len();
         let classifier: Box<dyn Classifier> = match &config.family {
             Family::PostNorm => Box::new(post_norm::PostNorm::new(&config, labels, &mut tensors)?),
@@ -62,7 +80,8 @@ impl CandleEngine {
             }
         };
         let resident_bytes = tensors.bytes_read() + config.derived_bytes();
-        Ok(Self { classifier, config, device, resident_bytes })
+        let (device, device_name) = (device.clone(), name.to_owned());
+        Ok(Self { classifier, config, device, device_name, resident_bytes })
     }
 
     /// One pass over sequences padded to the longest.
@@ -146,11 +165,7 @@ impl Engine for CandleEngine {
     }
 
     fn device(&self) -> String {
-        match self.device.location() {
-            candle_core::DeviceLocation::Cpu => "cpu".to_owned(),
-            candle_core::DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
-            other => format!("{other:?}"),
-        }
+        self.device_name.clone()
     }
 
     fn resident_bytes(&self) -> u64 {
@@ -212,8 +227,9 @@ fn zero_padding(states: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, ModelE
 mod tests {
     use std::path::Path;
 
+    use candle_core::Device;
+
     use super::CandleEngine;
-    use crate::device::DeviceKind;
     use crate::folder::ModelFolder;
     use crate::manifest::LongText;
     use crate::tokenize::TextTokenizer;
@@ -235,7 +251,7 @@ mod tests {
         ];
         for name in names {
             let folder = ModelFolder::open(&fixtures.join(name)).expect("opens");
-            let engine = CandleEngine::load(&folder, DeviceKind::Cpu).expect("loads");
+            let engine = CandleEngine::load(&folder, &Device::Cpu, "cpu").expect("loads");
             let tokenizer = TextTokenizer::open(&folder).expect("opens");
             let encode = |text| tokenizer.encode(text, 0, LongText::Truncate).expect("encodes");
             let encodings: Vec<_> = texts.iter().flat_map(|text| encode(text).windows).collect();

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use postsort_cache::{EvictionReason, Spec};
 use postsort_models::{ModelFolder, find, open_revision};
 
-use super::entry::{Entry, Shadow, Version};
+use super::entry::{Entry, Shadow};
+use super::version::Version;
 use super::{Catalog, told_of};
 use crate::error::Error;
 
@@ -54,7 +55,7 @@ impl Catalog {
     pub async fn promote(&self, entry: &Arc<Entry>) -> Result<(), Error> {
         let _changing = self.begin_change(entry)?;
         let shadow = entry.shadow().ok_or_else(|| conflict(entry, NO_SHADOW))?;
-        let loaded = self.residency.acquire(&shadow.version).await;
+        let loaded = self.acquire_anywhere(&shadow.version).await;
         let _lease = loaded.map_err(|error| told_of(entry, error))?;
         self.switch(entry, Arc::clone(&shadow.version));
         Ok(())
@@ -90,9 +91,9 @@ impl Catalog {
         version: Arc<Version>,
         shadow: Option<f64>,
     ) -> Result<(), Error> {
-        self.residency.revive(version.key());
+        self.revive(&version);
         // The lease keeps it from being evicted before anybody could use it.
-        let loaded = self.residency.acquire(&version).await.map_err(|error| told_of(entry, error));
+        let loaded = self.acquire_anywhere(&version).await.map_err(|error| told_of(entry, error));
         entry.change(|versions| {
             versions.last_change_error = loaded.as_ref().err().map(Error::to_string);
         });
@@ -118,7 +119,7 @@ impl Catalog {
     /// From here on `version` answers.
     pub(super) fn switch(&self, entry: &Arc<Entry>, version: Arc<Version>) {
         let key = version.key().to_owned();
-        self.residency.revive(&key);
+        self.revive(&version);
         let pinned_by_manifest = version.folder.manifest().pinned;
         tracing::info!(model = entry.name, revision = version.folder.revision(), "switched");
         let (old, shadow) = entry.change(|versions| {
@@ -139,8 +140,8 @@ impl Catalog {
     }
 
     /// Whether it was pinned.
-    pub(super) fn retire(&self, entry: &Entry, version: &Version) -> bool {
-        let stats = self.residency.retire(version.key());
+    pub(super) fn retire(&self, entry: &Entry, version: &Arc<Version>) -> bool {
+        let stats = self.retire_both(version);
         let mut past = entry.past.lock();
         past.loads += stats.loads;
         for reason in EvictionReason::ALL {

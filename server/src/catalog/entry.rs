@@ -6,12 +6,11 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
-use postsort_cache::{EvictionReason, Spec};
+use postsort_cache::EvictionReason;
 use postsort_models::{Found, ModelFolder};
-use postsort_store::RevisionName;
 
+use super::version::Version;
 use crate::error::Error;
-use crate::scheduler::CostModel;
 use crate::telemetry::{DriftSummary, DriftWindow, LatencyWindow, Metrics, ModelMetrics};
 
 /// One model folder, loaded or not.
@@ -56,29 +55,6 @@ pub struct Versions {
     pub following: bool,
     /// Why the last change of the revision failed.
     pub last_change_error: Option<String>,
-}
-
-/// One revision of a model.
-#[derive(Debug)]
-pub struct Version {
-    /// What it is known by in memory.
-    key: String,
-    /// The name of its folder, if the model has revisions.
-    pub label: Option<String>,
-    /// All of it but its weights.
-    pub folder: ModelFolder,
-    /// What its forward passes take, since it was loaded first.
-    pub cost: CostModel,
-    /// The metrics of its model.
-    pub(crate) metrics: Arc<ModelMetrics>,
-    /// What the store knows it by.
-    pub(crate) named: Arc<RevisionName>,
-}
-
-impl Spec for Version {
-    fn key(&self) -> &str {
-        &self.key
-    }
 }
 
 /// A revision that reads a share of the mails beside the one that answers.
@@ -175,30 +151,6 @@ impl Entry {
     }
 }
 
-impl Version {
-    fn new(
-        name: &str,
-        label: Option<String>,
-        folder: ModelFolder,
-        metrics: &Arc<ModelMetrics>,
-    ) -> Self {
-        let key = format!("{name}@{}", folder.revision());
-        let named = Arc::new(RevisionName {
-            model: name.to_owned(),
-            revision: folder.revision().to_owned(),
-            labels: folder.labels().names().to_vec(),
-        });
-        let metrics = Arc::clone(metrics);
-        Self { key, label, folder, cost: CostModel::default(), metrics, named }
-    }
-
-    /// Whose share of the engine it uses: the same for all revisions of a model.
-    #[must_use]
-    pub fn owner(&self) -> usize {
-        Arc::as_ptr(&self.metrics) as usize
-    }
-}
-
 impl Shadow {
     pub(super) fn new(version: Arc<Version>, share: f64) -> Self {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 1e6")]
@@ -258,7 +210,7 @@ mod tests {
     fn a_shadow_reads_exactly_its_share_and_never_piles_up() {
         let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/tests/fixtures/bert");
         let found = find(std::path::Path::new(fixture)).expect("a model");
-        let entry = Entry::new(found, &Metrics::new().expect("a recorder"));
+        let entry = Entry::new(found, &Metrics::new(&["cpu".to_owned()]).expect("a recorder"));
         let version = entry.current().expect("readable");
         for (share, expected) in [(0.0, 0), (0.1, 100), (0.333, 333), (1.0, 1000)] {
             let shadow = Shadow::new(version.clone(), share);

@@ -2,7 +2,11 @@
 
 mod change;
 mod entry;
+mod fallback;
+mod leased;
 mod loader;
+mod stats;
+mod version;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -11,18 +15,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
-use postsort_cache::{
-    Backoff, EvictionReason, Lease, ModelState, Residency, ResidencyError, ResidencyStats, Spec,
-};
+use postsort_cache::{Backoff, Lease, Residency, ResidencyError, Spec};
 use postsort_models::{Found, LoadOptions};
 
+use crate::devices::Devices;
 use crate::error::Error;
 use crate::telemetry::Metrics;
 
 pub use change::Choice;
-pub use entry::{Entry, Shadow, Version, Versions};
-pub use loader::{LeasedModel, Served};
+pub use entry::{Entry, Shadow, Versions};
+pub use leased::LeasedModel;
+pub use loader::Served;
 use loader::{LoadError, Loader};
+pub use version::Version;
 pub use watch::Rescanned;
 
 /// The models in a folder. A folder that is itself a model goes by the default model's name, if one
@@ -41,7 +46,8 @@ fn discover(models_dir: &Path, default_model: Option<&str>) -> Result<Vec<Found>
 /// All models by name.
 #[derive(Debug)]
 pub struct Catalog {
-    residency: Residency<Loader>,
+    residency: Arc<Residency<Loader>>,
+    devices: Devices,
     entries: RwLock<BTreeMap<String, Arc<Entry>>>,
     default_model: Option<String>,
     models_dir: PathBuf,
@@ -57,8 +63,8 @@ impl Catalog {
     /// error here: it is listed, with what is wrong, and its requests fail.
     pub fn open(
         models_dir: PathBuf,
-        options: LoadOptions,
-        (budget_bytes, loads_max): (u64, usize),
+        options: &LoadOptions,
+        (devices, loads_max): (Devices, usize),
         default_model: Option<String>,
         metrics: &Arc<Metrics>,
     ) -> Result<Self, Error> {
@@ -71,13 +77,11 @@ impl Catalog {
         if let Some(name) = default_model.as_ref().filter(|name| !entries.contains_key(*name)) {
             return Err(Error::setup("setting default_model", Error::unknown_model(name)));
         }
+        let loader = Loader::new(options, devices.clone(), metrics);
+        let residency = Residency::new(loader, devices.budgets(), loads_max, Backoff::default());
         let catalog = Self {
-            residency: Residency::new(
-                Loader { options },
-                budget_bytes,
-                loads_max,
-                Backoff::default(),
-            ),
+            residency: Arc::new(residency),
+            devices,
             entries: RwLock::new(entries),
             default_model,
             models_dir,
@@ -123,7 +127,8 @@ impl Catalog {
         }
     }
 
-    /// The revision in memory; loaded now if it was not.
+    /// The revision in memory; loaded now if it was not. Where its device has no memory for it, its
+    /// copy on the CPU.
     ///
     /// # Errors
     /// [`Error::LoadFailed`], [`Error::NoRoom`], [`Error::LargerThanBudget`]; and
@@ -133,7 +138,7 @@ impl Catalog {
         entry: &Arc<Entry>,
         version: &Arc<Version>,
     ) -> Result<Lease<Served>, Error> {
-        match self.residency.acquire(version).await {
+        match self.acquire_anywhere(version).await {
             Ok(lease) => Ok(lease),
             Err(ResidencyError::Failed { source_error: LoadError::Changed, .. })
                 if self.take_what_is_there(entry, version).await =>
@@ -142,6 +147,12 @@ impl Catalog {
             }
             Err(error) => Err(told_of(entry, error)),
         }
+    }
+
+    /// The scheduler's view of a leased model.
+    #[must_use]
+    pub fn leased(&self, lease: &Lease<Served>) -> LeasedModel {
+        LeasedModel { lease: lease.clone(), residency: Arc::clone(&self.residency) }
     }
 
     /// Loads what answers now.
@@ -160,12 +171,19 @@ impl Catalog {
     /// The model if it is in memory. Looking does not count as use.
     #[must_use]
     pub fn resident(&self, entry: &Entry) -> Option<Lease<Served>> {
-        self.residency.peek(entry.current().ok()?.key())
+        let version = entry.current().ok()?;
+        self.residency
+            .peek(version.key())
+            .or_else(|| self.residency.peek(self.stand_in(&version)?.key()))
     }
 
     /// Drops the model from memory when its last request ends. Whether it was there.
     pub fn unload(&self, entry: &Entry) -> bool {
-        entry.current().is_ok_and(|version| self.residency.unload(version.key()))
+        let unload = |version: &Version| self.residency.unload(version.key());
+        entry.current().is_ok_and(|version| {
+            let copy_was_there = version.copy().is_some_and(|copy| unload(copy));
+            unload(&version) || copy_was_there
+        })
     }
 
     /// Keeps the model from being evicted, or allows it.
@@ -191,50 +209,6 @@ impl Catalog {
     /// Drops idle models that nobody asked for in this time.
     pub fn evict_unused(&self, for_at_least: Duration) {
         self.residency.evict_unused(for_at_least);
-    }
-
-    /// Where the model is in its life, all its revisions counted. A broken folder is `failed` from
-    /// the start.
-    #[must_use]
-    pub fn stats(&self, entry: &Entry) -> ResidencyStats<String> {
-        let versions = entry.versions();
-        let key = versions.current.as_ref().map_or("", |version| version.key());
-        let stats = self.residency.stats(key);
-        let past = *entry.past.lock();
-        let mut evictions = stats.evictions;
-        for reason in EvictionReason::ALL {
-            evictions[reason as usize] += past.evictions[reason as usize];
-        }
-        let broken = versions.current.err();
-        ResidencyStats {
-            state: if broken.is_some() { ModelState::Failed } else { stats.state },
-            resident_bytes: stats.resident_bytes,
-            shared_bytes: stats.shared_bytes,
-            leases: stats.leases,
-            pinned: stats.pinned,
-            loads: stats.loads + past.loads,
-            evictions,
-            load_duration: stats.load_duration,
-            last_error: broken.or_else(|| stats.last_error.map(|error| error.to_string())),
-        }
-    }
-
-    /// Where one revision is in its life.
-    #[must_use]
-    pub fn version_state(&self, version: &Version) -> ModelState {
-        self.residency.stats(version.key()).state
-    }
-
-    /// Bytes of models in memory, those being loaded included.
-    #[must_use]
-    pub fn used_bytes(&self) -> u64 {
-        self.residency.used_bytes()
-    }
-
-    /// Bytes that models may take.
-    #[must_use]
-    pub fn budget_bytes(&self) -> u64 {
-        self.residency.budget_bytes()
     }
 }
 

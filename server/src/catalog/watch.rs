@@ -98,7 +98,7 @@ impl Catalog {
                     let entry = Arc::new(Entry::new(found, &self.metrics));
                     // It may be one that was removed, come back as it was.
                     if let Ok(version) = entry.current() {
-                        self.residency.revive(version.key());
+                        self.revive(&version);
                     }
                     changes.added.push(entry.name.clone());
                     self.entries.write().insert(entry.name.clone(), Arc::clone(&entry));
@@ -132,7 +132,7 @@ impl Catalog {
         let version = entry.version(found.label, folder);
         let in_use = match &versions.current {
             Ok(current) if current.key() == version.key() => return,
-            Ok(current) => self.residency.peek(current.key()).is_some(),
+            Ok(current) => self.is_in_memory(current),
             Err(_) => false,
         };
         if in_use {

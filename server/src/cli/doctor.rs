@@ -1,9 +1,11 @@
 //! `postsort doctor`: what this machine offers and what is wrong with which model.
 
+use postsort_models::DeviceMemory;
+
 use super::{Settings, print};
 use crate::config::cpus;
+use crate::devices::BudgetedDevice;
 use crate::error::Error;
-use crate::memory::MemoryReading;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Doctor {
@@ -14,7 +16,6 @@ pub(super) struct Doctor {
 impl Doctor {
     pub(super) fn run(self) -> Result<(), Error> {
         let config = self.settings.resolve()?;
-        let memory = MemoryReading::take();
         let mib = |bytes: u64| format!("{} MiB", bytes >> 20);
         let kernels = postsort_models::kernels();
         let options = config.load_options()?;
@@ -30,16 +31,30 @@ impl Doctor {
                 cpus(),
                 config.threads
             ),
-            format!("precision     {}, device {}", config.precision, config.device),
+            format!("precision     {}", config.precision),
+        ];
+        for BudgetedDevice { device, budget_bytes } in config.devices.iter() {
+            let memory = device.memory().map_or_else(
+                |error| error.to_string(),
+                |DeviceMemory { total_bytes, free_bytes }| {
+                    format!("{} in all, {} free", mib(total_bytes), mib(free_bytes))
+                },
+            );
+            let budget = mib(*budget_bytes);
+            lines.push(format!(
+                "device        {}: {memory}; budget for models {budget}",
+                device.name()
+            ));
+        }
+        let preferred = config.devices.preferred_device();
+        lines.extend([
             format!(
-                "memory        {} in all, {} in use; budget for models {}",
-                mib(memory.total_bytes),
-                mib(memory.used_bytes),
-                mib(config.memory_bytes_max)
+                "models on     {}, unless their manifests say otherwise",
+                preferred.device.name()
             ),
             format!("result cache  up to {}", mib(config.result_cache_bytes_max)),
             format!("models        {}", config.models_dir.display()),
-        ];
+        ]);
         if let Some(warning) = &kernels.warning {
             lines.push(format!("WRONG kernels {warning}"));
         }
@@ -50,7 +65,7 @@ impl Doctor {
             lines.push(match &found.folder {
                 Ok(folder) => {
                     let estimate = options.resident_bytes_estimate(folder);
-                    let fits = if estimate > config.memory_bytes_max {
+                    let fits = if estimate > preferred.budget_bytes {
                         ", LARGER THAN THE BUDGET"
                     } else {
                         ""

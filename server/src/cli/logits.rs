@@ -45,7 +45,7 @@ impl Logits {
         let pool = ComputePool::new(threads).map_err(|e| Error::setup("compute threads", e))?;
         let options = LoadOptions {
             precision: self.precision,
-            device: self.device,
+            device: self.device.open().map_err(|e| Error::setup("device", e))?,
             engine: self.engine,
             pool: Some(pool),
             ..LoadOptions::default()

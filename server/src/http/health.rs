@@ -9,6 +9,7 @@ use postsort_store::Store;
 use serde_json::{Value, json};
 
 use super::App;
+use crate::devices::CPU;
 use crate::memory::MemoryReading;
 use crate::telemetry::{Alarm, Situation, Verdict, alarms};
 
@@ -69,8 +70,7 @@ pub(super) fn judge(app: &App, memory: &MemoryReading) -> Judgement {
         reasons: &reasons,
         failed: &failed,
         verdicts: &verdicts,
-        memory_used_bytes: catalog.used_bytes(),
-        memory_budget_bytes: catalog.budget_bytes(),
+        devices: &catalog.devices(),
         refused_share: slo.refused_share(),
         store_error: store.as_ref().and_then(|store| store.error.as_deref()),
         shared_error: shared.as_ref().and_then(|shared| shared.error.as_deref()),
@@ -92,6 +92,7 @@ pub(super) async fn health(State(app): State<App>) -> Response {
                 "name": entry.name,
                 "state": stats.state.as_str(),
                 "resident_bytes": stats.resident_bytes,
+                "device": catalog.device_of(&stats),
                 "last_error": stats.last_error,
                 "last_minute": entry.latency.summary(),
             })
@@ -126,11 +127,13 @@ pub(super) async fn health(State(app): State<App>) -> Response {
 }
 
 pub(super) fn memory_json(app: &App, memory: &MemoryReading) -> Value {
+    let devices = app.pipeline.catalog.devices();
     json!({
-        "models_bytes": app.pipeline.catalog.used_bytes(),
-        "models_budget_bytes": app.pipeline.catalog.budget_bytes(),
+        "models_bytes": devices[CPU].models_bytes,
+        "models_budget_bytes": devices[CPU].budget_bytes,
         "process_bytes": memory.process_bytes,
         "used_bytes": memory.used_bytes,
         "total_bytes": memory.total_bytes,
+        "devices": devices,
     })
 }

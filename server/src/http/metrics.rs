@@ -22,7 +22,7 @@ use crate::telemetry::{Readings, Vitals};
 pub(super) async fn metrics(State(app): State<App>) -> Response {
     let (pipeline, catalog) = (&app.pipeline, &app.pipeline.catalog);
     for entry in catalog.entries() {
-        entry.metrics.set_residency(&catalog.stats(&entry));
+        entry.metrics.set_residency(&catalog.stats(&entry), &catalog.resident_bytes(&entry));
     }
     app.http_metrics.set_gauges();
     let vitals = Vitals::take(&app.models_dir, app.compute_threads);
@@ -32,8 +32,7 @@ pub(super) async fn metrics(State(app): State<App>) -> Response {
     });
     let readings = Readings {
         ready: reasons(&app).is_empty(),
-        memory_used_bytes: catalog.used_bytes(),
-        memory_budget_bytes: catalog.budget_bytes(),
+        devices: catalog.devices(),
         queue_jobs: pipeline.admitted_jobs(),
         queue_jobs_max: pipeline.admitted_jobs_max(),
         backlog: pipeline.backlog(),
@@ -79,6 +78,7 @@ pub(super) async fn summary(State(app): State<App>) -> Json<Value> {
                 "default": default_model.as_ref() == Some(&entry.name),
                 "pinned": stats.pinned,
                 "resident_bytes": stats.resident_bytes,
+                "device": catalog.device_of(&stats),
                 "leases": stats.leases,
                 "loads_total": stats.loads,
                 "evictions_total": stats.evictions_total(),

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::App;
 use super::body::{IgnoredBody, OptionalJson};
 use crate::catalog::{Catalog, Choice, Entry, Rescanned, Version, Versions};
+use crate::devices::{CPU, DeviceUsage};
 use crate::error::Error;
 use crate::scheduler::CostModel;
 use crate::telemetry::LatencySummary;
@@ -30,11 +31,13 @@ pub(super) struct ModelInfo {
     resident_bytes: u64,
     /// That part.
     shared_bytes: u64,
+    /// Bytes by device, where there are any.
+    resident_bytes_by_device: BTreeMap<String, u64>,
     /// Requests that use it now.
     leases: usize,
     /// Successful loads since the start.
     loads: u64,
-    /// Times it was dropped to make room.
+    /// Times it was dropped without anybody's asking.
     evictions: u64,
     /// How long the last load took.
     load_ms: Option<f64>,
@@ -191,6 +194,11 @@ impl ModelInfo {
             pinned: stats.pinned,
             resident_bytes: stats.resident_bytes,
             shared_bytes: stats.shared_bytes,
+            resident_bytes_by_device: catalog
+                .resident_bytes(entry)
+                .into_iter()
+                .filter(|(_, bytes)| *bytes > 0)
+                .collect(),
             leases: stats.leases,
             loads: stats.loads,
             evictions: stats.evictions_total(),
@@ -236,18 +244,24 @@ impl Revisions {
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct ModelList {
     models: Vec<ModelInfo>,
+    /// Bytes of models on the CPU, those being loaded included.
     memory_used_bytes: u64,
+    /// Bytes that models may take there.
     memory_budget_bytes: u64,
+    /// The same of every device, with its own memory; the CPU first.
+    devices: Vec<DeviceUsage>,
 }
 
 /// List the models
 #[utoipa::path(get, path = "/v1/models", tag = "models", responses((status = 200, body = ModelList)))]
 pub(super) async fn list(State(app): State<App>) -> Json<ModelList> {
     let catalog = &app.pipeline.catalog;
+    let devices = catalog.devices();
     Json(ModelList {
         models: catalog.entries().iter().map(|entry| ModelInfo::new(catalog, entry)).collect(),
-        memory_used_bytes: catalog.used_bytes(),
-        memory_budget_bytes: catalog.budget_bytes(),
+        memory_used_bytes: devices[CPU].models_bytes,
+        memory_budget_bytes: devices[CPU].budget_bytes,
+        devices,
     })
 }
 

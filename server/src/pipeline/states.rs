@@ -41,6 +41,15 @@ pub(super) enum Begun {
     Ours(Running),
 }
 
+/// How states on their way came out.
+pub(super) enum Ended {
+    Known(Arc<States>),
+    /// Whoever computed them gave up.
+    GivenUp,
+    /// The model's device has no memory for them.
+    OutOfMemory,
+}
+
 /// A job in the queue, and the duty to those who wait for the same states.
 pub(super) struct Running {
     lead: Option<Lead<States>>,
@@ -110,7 +119,7 @@ impl Request {
             let ids = windows.iter().flat_map(|window| &window.ids);
             let unknown_tokens = ids.filter(|&&id| Some(id) == unknown).count();
             running.push(Begun::Ours(Running { lead, done, tokens, truncated, unknown_tokens }));
-            let (model, priority) = (LeasedModel(model.clone()), self.options.priority);
+            let (model, priority) = (self.pipeline.catalog.leased(model), self.options.priority);
             let deadline = self.deadline - WAY_BACK;
             jobs.push(Job { model, windows, priority, deadline, queued_at, reply });
         }
@@ -119,15 +128,15 @@ impl Request {
         Ok(begun.into_iter().filter_map(|begun| begun.or_else(|| running.next())).collect())
     }
 
-    /// The states; `None` if whoever computed them gave up.
-    pub(super) async fn end_states(&mut self, begun: Begun) -> Result<Option<Arc<States>>, Error> {
+    /// Waits for the states.
+    pub(super) async fn end_states(&mut self, begun: Begun) -> Result<Ended, Error> {
         let Running { lead, done, tokens, truncated, unknown_tokens } = match begun {
-            Begun::Known(states) => return Ok(Some(states)),
+            Begun::Known(states) => return Ok(Ended::Known(states)),
             Begun::Theirs(states) => {
                 let clock = Instant::now();
                 let states = states.await.ok();
                 self.timings.cache += clock.elapsed();
-                return Ok(states);
+                return Ok(states.map_or(Ended::GivenUp, Ended::Known));
             }
             Begun::Ours(running) => running,
         };
@@ -139,6 +148,7 @@ impl Request {
             Ok(Err(JobError::Engine(reason))) => {
                 return Err(Error::Inference { model: self.entry.name.clone(), reason });
             }
+            Ok(Err(JobError::OutOfMemory)) => return Ok(Ended::OutOfMemory),
             Err(_) => return Err(Error::Draining),
         };
         self.timings.queue = self.timings.queue.max(done.queue_wait);
@@ -147,7 +157,7 @@ impl Request {
         if let Some(lead) = lead {
             lead.fulfil(&states);
         }
-        Ok(Some(states))
+        Ok(Ended::Known(states))
     }
 }
 

@@ -21,8 +21,14 @@ pub trait BatchModel: Clone + Send + 'static {
     /// States `[sequences][numbers]` of a batch.
     ///
     /// # Errors
-    /// The engine failed; the whole batch has no answer.
+    /// [`ModelError::OutOfMemory`]: the device has no memory left for it. Else the engine failed.
     fn encode(&self, batch: &[&Encoding]) -> Result<Vec<Vec<f32>>, ModelError>;
+
+    /// Drops something idle from the device, which has no memory left; whether there was something.
+    fn make_room(&self) -> bool;
+
+    /// Told each time that the device had no memory left for a batch: what is done about it.
+    fn ran_out_of_memory(&self, relief: Relief);
 
     /// Told when a job joins the queue.
     fn queued(&self, tokens: usize);
@@ -44,6 +50,32 @@ pub enum DropReason {
     Expired,
     /// Its client has gone away.
     Cancelled,
+}
+
+/// What is done where a device has no memory left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Relief {
+    /// Idle models were dropped from it, and the same is tried again.
+    Evicted,
+    /// The batch is computed in halves.
+    Split,
+    /// The CPU takes it.
+    FellBack,
+}
+
+impl Relief {
+    /// All, in the order in which they are tried.
+    pub const ALL: [Self; 3] = [Self::Evicted, Self::Split, Self::FellBack];
+
+    /// Its name on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Evicted => "evicted",
+            Self::Split => "split",
+            Self::FellBack => "fell_back",
+        }
+    }
 }
 
 /// Which mail goes first.
@@ -118,4 +150,6 @@ pub enum JobError {
     Expired,
     /// The engine failed or panicked.
     Engine(String),
+    /// The model's device has no memory for it, not even alone.
+    OutOfMemory,
 }

@@ -8,11 +8,12 @@
 pub mod admission;
 pub mod cost;
 mod job;
+mod pass;
 pub mod plan;
 mod queue;
 mod run;
 
 pub use admission::{Admission, AdmissionLimits, Demand, Refused};
 pub use cost::CostModel;
-pub use job::{BatchModel, DropReason, Job, JobDone, JobError, Priority};
+pub use job::{BatchModel, DropReason, Job, JobDone, JobError, Priority, Relief};
 pub use run::{Scheduler, SchedulerLimits};

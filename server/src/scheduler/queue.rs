@@ -76,10 +76,11 @@ impl<M: BatchModel> Queue<M> {
     }
 
     /// The pass is over: each job that is complete gets its answer, the others wait for their next.
+    /// A job with a window that has no states goes without an answer.
     pub(super) fn finish(
         &mut self,
         batch: Batch<M>,
-        computed: Result<Vec<Vec<f32>>, String>,
+        computed: Result<Vec<Option<Vec<f32>>>, String>,
         (started, now): (Instant, Instant),
     ) {
         let took = now.saturating_duration_since(started);
@@ -92,7 +93,12 @@ impl<M: BatchModel> Queue<M> {
             Ok(states) => {
                 let mut states = states.into_iter();
                 for (mut waiting, windows) in batch.members {
-                    waiting.states.extend(states.by_ref().take(windows));
+                    let computed: Vec<_> = states.by_ref().take(windows).collect();
+                    let Some(computed) = computed.into_iter().collect::<Option<Vec<_>>>() else {
+                        waiting.fail(windows, JobError::OutOfMemory);
+                        continue;
+                    };
+                    waiting.states.extend(computed);
                     waiting.infer += took;
                     if waiting.states.len() == waiting.job.windows.len() {
                         waiting.answer(now);
@@ -103,10 +109,7 @@ impl<M: BatchModel> Queue<M> {
             }
             Err(reason) => {
                 for (waiting, windows) in batch.members {
-                    let left = waiting.tokens_left() - tokens(waiting.next_windows(windows));
-                    waiting.job.model.dequeued(left);
-                    // A client that has gone away needs no answer.
-                    let _ = waiting.job.reply.send(Err(JobError::Engine(reason.clone())));
+                    waiting.fail(windows, JobError::Engine(reason.clone()));
                 }
             }
         }
@@ -214,6 +217,14 @@ impl<M: BatchModel> Waiting<M> {
             cost,
             pass_cost: job.model.cost().pass(),
         }
+    }
+
+    /// Ends with a pass of so many of its windows, whatever is left of it.
+    fn fail(self, windows: usize, error: JobError) {
+        let left = self.tokens_left() - tokens(self.next_windows(windows));
+        self.job.model.dequeued(left);
+        // A client that has gone away needs no answer.
+        let _ = self.job.reply.send(Err(error));
     }
 
     fn answer(self, now: Instant) {

@@ -8,7 +8,7 @@ use postsort_models::{Encoding, ModelError, PassTime};
 use tokio::sync::oneshot;
 
 use super::super::Priority::{self, Bulk, Interactive, Normal};
-use super::super::{BatchModel, CostModel, DropReason, Job, JobDone, JobError};
+use super::super::{BatchModel, CostModel, DropReason, Job, JobDone, JobError, Relief};
 use super::{BatchLimits, Queue};
 
 const MS: Duration = Duration::from_millis(1);
@@ -42,6 +42,10 @@ impl BatchModel for Model {
     fn encode(&self, _: &[&Encoding]) -> Result<Vec<Vec<f32>>, ModelError> {
         unreachable!("time is virtual")
     }
+    fn make_room(&self) -> bool {
+        unreachable!("it has all the memory that it needs")
+    }
+    fn ran_out_of_memory(&self, _: Relief) {}
     fn queued(&self, _: usize) {}
     fn dequeued(&self, _: usize) {}
     fn batched(&self, _: usize, _: usize) {}
@@ -99,10 +103,11 @@ fn simulate(mut arrivals: Vec<Arrival>) -> Vec<Outcome> {
             next += 1;
         }
         if let Some(batch) = queue.next(limits, now) {
-            let echo = batch.windows().iter().map(|window| vec![window.ids[0] as f32]).collect();
+            let echo = |window: &&Encoding| Some(vec![window.ids[0] as f32]);
+            let states = batch.windows().iter().map(echo).collect();
             let started = now;
             now += batch.cost;
-            queue.finish(batch, Ok(echo), (started, now));
+            queue.finish(batch, Ok(states), (started, now));
         } else if let Some(arrival) = arrivals.get(next) {
             now = start + arrival.at;
         }

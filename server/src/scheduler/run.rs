@@ -1,6 +1,5 @@
 //! The queue's thread, and the way in.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -10,8 +9,9 @@ use tokio::sync::Notify;
 
 use super::admission::{Admission, AdmissionLimits, Demand, Ledger, Refused};
 use super::job::{BatchModel, Job, work};
+use super::pass::compute;
 use super::plan::BatchLimits;
-use super::queue::{Batch, Queue};
+use super::queue::Queue;
 
 /// Bounds of the queue and of a forward pass.
 #[derive(Clone, Copy, Debug)]
@@ -152,8 +152,9 @@ impl<M: BatchModel> Shared<M> {
                 None => self.wake.wait(&mut state),
                 Some(batch) => {
                     drop(state);
+                    batch.model.batched(batch.tokens, batch.jobs());
                     let started = Instant::now();
-                    let computed = compute(&batch);
+                    let computed = compute(&batch.model, &batch.windows());
                     let now = Instant::now();
                     batch.model.cost().refine(batch.cost, now - started);
                     state = self.state.lock();
@@ -164,17 +165,6 @@ impl<M: BatchModel> Shared<M> {
         // Parts of jobs whose last pass has just ended.
         state.queue.clear();
     }
-}
-
-/// States of a batch's windows, in their order.
-fn compute<M: BatchModel>(batch: &Batch<M>) -> Result<Vec<Vec<f32>>, String> {
-    let windows = batch.windows();
-    batch.model.batched(batch.tokens, batch.jobs());
-    let states = catch_unwind(AssertUnwindSafe(|| batch.model.encode(&windows)))
-        .map_err(|_| "the engine panicked".to_owned())?
-        .map_err(|error| error.to_string())?;
-    let complete = states.len() == windows.len();
-    complete.then_some(states).ok_or_else(|| "the engine lost a sequence".to_owned())
 }
 
 #[cfg(test)]

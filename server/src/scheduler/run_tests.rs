@@ -7,7 +7,7 @@ use postsort_models::{Encoding, ModelError, PassTime};
 use tokio::sync::oneshot;
 
 use super::super::{
-    BatchModel, CostModel, Demand, DropReason, Job, JobDone, JobError, Priority, Refused,
+    BatchModel, CostModel, Demand, DropReason, Job, JobDone, JobError, Priority, Refused, Relief,
 };
 use super::{Admission, AdmissionLimits, BatchLimits, Scheduler, SchedulerLimits};
 
@@ -59,6 +59,10 @@ impl BatchModel for Echo {
         assert!(batch.iter().all(|window| window.ids != [666]), "told to panic");
         Ok(batch.iter().map(|window| window.ids.iter().map(|&id| id as f32).collect()).collect())
     }
+    fn make_room(&self) -> bool {
+        unreachable!("it has all the memory that it needs")
+    }
+    fn ran_out_of_memory(&self, _: Relief) {}
     fn queued(&self, tokens: usize) {
         self.0.queued_tokens.fetch_add(tokens as isize, Ordering::Relaxed);
     }

@@ -4,6 +4,7 @@
 use serde::Serialize;
 
 use super::slo::Verdict;
+use crate::devices::DeviceUsage;
 
 /// Share of the budget from which memory is near it.
 const NEAR_BUDGET: f64 = 0.9;
@@ -29,8 +30,7 @@ pub(crate) struct Situation<'a> {
     pub(crate) reasons: &'a [&'static str],
     pub(crate) failed: &'a [(String, String)],
     pub(crate) verdicts: &'a [Verdict],
-    pub(crate) memory_used_bytes: u64,
-    pub(crate) memory_budget_bytes: u64,
+    pub(crate) devices: &'a [DeviceUsage],
     pub(crate) refused_share: f64,
     /// What is wrong with the store.
     pub(crate) store_error: Option<&'a str>,
@@ -67,11 +67,13 @@ pub(crate) fn alarms(situation: &Situation<'_>) -> Vec<Alarm> {
         let message = format!("failed to load: {error}");
         raise("PostsortModelLoadFailed", "critical", Some(model), message);
     }
-    #[expect(clippy::cast_precision_loss, reason = "a share")]
-    let used = situation.memory_used_bytes as f64 / situation.memory_budget_bytes.max(1) as f64;
-    if used > NEAR_BUDGET {
-        let message = format!("models take {:.0} % of their budget", used * 1e2);
-        raise("PostsortMemoryNearBudget", "warning", None, message);
+    for DeviceUsage { device, models_bytes, budget_bytes, .. } in situation.devices {
+        #[expect(clippy::cast_precision_loss, reason = "a share")]
+        let used = *models_bytes as f64 / (*budget_bytes).max(1) as f64;
+        if used > NEAR_BUDGET {
+            let message = format!("models take {:.0} % of their budget on {device}", used * 1e2);
+            raise("PostsortMemoryNearBudget", "warning", None, message);
+        }
     }
     if situation.refused_share > SHED_SHARE {
         let share = situation.refused_share * 1e2;
@@ -93,17 +95,26 @@ mod tests {
     use std::time::Duration;
 
     use super::{Situation, alarms};
+    use crate::devices::DeviceUsage;
     use crate::telemetry::{Outcome, SloOptions, SloWatch};
 
     #[test]
     fn each_alarm_is_raised_for_its_reason_and_none_without() {
+        let devices = |models_bytes| {
+            [DeviceUsage {
+                device: "cuda:0".to_owned(),
+                models_bytes,
+                budget_bytes: 100,
+                total_bytes: None,
+                free_bytes: None,
+            }]
+        };
         let slo = SloWatch::new(SloOptions::default().resolve().expect("defaults"));
         let calm = Situation {
             reasons: &[],
             failed: &[],
             verdicts: &slo.verdicts(0.1),
-            memory_used_bytes: 80,
-            memory_budget_bytes: 100,
+            devices: &devices(80),
             refused_share: 0.0,
             store_error: None,
             shared_error: None,
@@ -114,11 +125,10 @@ mod tests {
             reasons: &["the server is shutting down"],
             failed: &[("spam".to_owned(), "config.json is missing".to_owned())],
             verdicts: &slo.verdicts(0.9),
-            memory_used_bytes: 95,
+            devices: &devices(95),
             refused_share: 0.02,
             store_error: Some("the store is not open"),
             shared_error: Some("connection refused"),
-            ..calm
         };
         let found: Vec<_> = alarms(&storm).into_iter().map(|alarm| alarm.alert).collect();
         assert_eq!(

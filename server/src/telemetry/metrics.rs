@@ -12,6 +12,7 @@ use metrics_exporter_prometheus::{
 use postsort_cache::SharedReading;
 use postsort_store::StoreReading;
 
+use super::device_metrics::{self, DeviceMetrics};
 use super::drift::{Drift, DriftSummary};
 use super::exposition::Exposition;
 use super::model_metrics::ModelMetrics;
@@ -20,6 +21,7 @@ use super::shared_metrics;
 use super::slo::Verdict;
 use super::store_metrics;
 use super::vitals::Vitals;
+use crate::devices::DeviceUsage;
 use crate::error::Error;
 
 /// 50 µs to 5 s in steps of about 1.6: a p99 read from these is within a step of the truth.
@@ -42,14 +44,14 @@ const LABELS_MAX: usize = 32;
 pub struct Metrics {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
+    devices: Vec<String>,
 }
 
 /// Readings that are taken when somebody scrapes.
 #[derive(Clone, Debug)]
 pub(crate) struct Readings {
     pub(crate) ready: bool,
-    pub(crate) memory_used_bytes: u64,
-    pub(crate) memory_budget_bytes: u64,
+    pub(crate) devices: Vec<DeviceUsage>,
     pub(crate) queue_jobs: usize,
     pub(crate) queue_jobs_max: usize,
     pub(crate) backlog: Duration,
@@ -65,11 +67,11 @@ pub(crate) struct Readings {
 }
 
 impl Metrics {
-    /// A recorder with nothing in it.
+    /// A recorder with nothing in it, for a server with devices of these names.
     ///
     /// # Errors
     /// Never with the constant buckets above; kept so that nothing here can panic.
-    pub fn new() -> Result<Self, Error> {
+    pub fn new(devices: &[String]) -> Result<Self, Error> {
         let mut builder = PrometheusBuilder::new();
         for (name, buckets) in [
             (names::HTTP_DURATION, &DURATION_BUCKETS_SECONDS[..]),
@@ -87,7 +89,7 @@ impl Metrics {
         }
         let recorder = builder.build_recorder();
         let handle = recorder.handle();
-        let metrics = Self { recorder, handle };
+        let metrics = Self { recorder, handle, devices: devices.to_vec() };
         metrics.with(|| {
             for &(name, kind, unit, help) in names::ALL {
                 match kind {
@@ -108,6 +110,16 @@ impl Metrics {
     #[must_use]
     pub fn model(&self, model: &str) -> ModelMetrics {
         ModelMetrics::new(self, model)
+    }
+
+    /// One device's handles.
+    #[must_use]
+    pub fn device(&self, device: &str) -> DeviceMetrics {
+        DeviceMetrics::new(self, device)
+    }
+
+    pub(super) fn devices(&self) -> &[String] {
+        &self.devices
     }
 
     /// Everything in Prometheus' text format.
@@ -136,9 +148,7 @@ impl Readings {
         let mut out = Exposition::default();
         out.sample(names::BUILD_INFO, &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
         out.sample(names::READY, &[], f64::from(self.ready));
-        let cpu = [("device", "cpu")];
-        out.sample(names::MEMORY_USED_BYTES, &cpu, self.memory_used_bytes as f64);
-        out.sample(names::BUDGET_BYTES, &cpu, self.memory_budget_bytes as f64);
+        device_metrics::write(&self.devices, &mut out);
         out.sample(names::QUEUE_JOBS, &[], self.queue_jobs as f64);
         out.sample(names::QUEUE_JOBS_MAX, &[], self.queue_jobs_max as f64);
         out.sample(names::BACKLOG, &[], self.backlog.as_secs_f64());

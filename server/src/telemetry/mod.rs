@@ -1,6 +1,7 @@
 //! What an operator sees: metrics, latency windows, objectives, traces, logs.
 
 mod alarms;
+mod device_metrics;
 mod drift;
 mod exposition;
 mod http_metrics;
@@ -19,6 +20,7 @@ mod vitals;
 mod window;
 
 pub use alarms::Alarm;
+pub use device_metrics::DeviceMetrics;
 pub use drift::{Drift, DriftSummary, DriftWindow};
 pub use http_metrics::{EndpointSummary, HttpMetrics};
 pub use latency::{LatencySummary, LatencyTotals, LatencyWindow};

@@ -142,7 +142,8 @@ pub struct ModelMetrics {
     cache_misses: Counter,
     state_hits: Counter,
     state_misses: Counter,
-    resident_bytes: Gauge,
+    /// By device.
+    resident_bytes: Vec<Gauge>,
     pinned: Gauge,
     leases: Gauge,
     states: [Gauge; ModelState::ALL.len()],
@@ -201,7 +202,14 @@ impl ModelMetrics {
             cache_misses: counter(names::CACHE_MISSES),
             state_hits: counter(names::STATE_HITS),
             state_misses: counter(names::STATE_MISSES),
-            resident_bytes: metrics::gauge!(names::RESIDENT_BYTES, &with("device", "cpu")),
+            resident_bytes: metrics
+                .devices()
+                .iter()
+                .map(|device| {
+                    let labels = [label(), ("device", device.clone())];
+                    metrics::gauge!(names::RESIDENT_BYTES, &labels)
+                })
+                .collect(),
             pinned: gauge(names::MODEL_PINNED),
             leases: gauge(names::MODEL_LEASES),
             states: ModelState::ALL
@@ -298,8 +306,8 @@ impl ModelMetrics {
 
     /// The model is gone: nothing of it is in memory, in whatever state.
     pub(crate) fn removed(&self) {
-        let gauges = [&self.resident_bytes, &self.pinned, &self.leases, &self.queue_tokens];
-        for gauge in gauges.into_iter().chain(&self.states) {
+        let gauges = [&self.pinned, &self.leases, &self.queue_tokens];
+        for gauge in gauges.into_iter().chain(&self.states).chain(&self.resident_bytes) {
             gauge.set(0.0);
         }
     }
@@ -315,10 +323,17 @@ impl ModelMetrics {
         }
     }
 
+    /// What is in memory of it now; the bytes by device.
     #[expect(clippy::cast_precision_loss, reason = "gauges are floats on the wire")]
-    pub(crate) fn set_residency<E>(&self, stats: &postsort_cache::ResidencyStats<E>) {
+    pub(crate) fn set_residency<E>(
+        &self,
+        stats: &postsort_cache::ResidencyStats<E>,
+        resident_bytes: &[(String, u64)],
+    ) {
         self.queue_tokens.set(self.tally().queue_tokens as f64);
-        self.resident_bytes.set(stats.resident_bytes as f64);
+        for (gauge, (_, bytes)) in self.resident_bytes.iter().zip(resident_bytes) {
+            gauge.set(*bytes as f64);
+        }
         self.pinned.set(f64::from(stats.pinned));
         self.leases.set(stats.leases as f64);
         for (counter, evictions) in self.evictions.iter().zip(stats.evictions) {

@@ -29,6 +29,9 @@ pub(super) const CACHE_EVICTIONS: &str = "postsort_result_cache_evictions_total"
 pub(super) const RESIDENT_BYTES: &str = "postsort_model_resident_bytes";
 pub(super) const MEMORY_USED_BYTES: &str = "postsort_memory_used_bytes";
 pub(super) const BUDGET_BYTES: &str = "postsort_memory_budget_bytes";
+pub(super) const DEVICE_BYTES: &str = "postsort_device_memory_bytes";
+pub(super) const DEVICE_FREE_BYTES: &str = "postsort_device_memory_free_bytes";
+pub(super) const OUT_OF_MEMORY: &str = "postsort_device_out_of_memory_total";
 pub(super) const MODEL_STATE: &str = "postsort_model_state";
 pub(super) const MODEL_PINNED: &str = "postsort_model_pinned";
 pub(super) const MODEL_LEASES: &str = "postsort_model_leases";
@@ -131,9 +134,17 @@ pub(super) const ALL: &[(&str, Kind, Unit, &str)] = {
         (CACHE_BYTES_MAX, Gauge, Bytes, "Memory that memoized results may take"),
         (CACHE_ENTRIES, Gauge, Count, "Memoized results"),
         (CACHE_EVICTIONS, Counter, Count, "Memoized results dropped for want of room"),
-        (RESIDENT_BYTES, Gauge, Bytes, "Memory of a loaded model"),
+        (RESIDENT_BYTES, Gauge, Bytes, "Memory of a loaded model, by device"),
         (MEMORY_USED_BYTES, Gauge, Bytes, "Memory of all models, those being loaded included"),
         (BUDGET_BYTES, Gauge, Bytes, "Memory that models may take"),
+        (DEVICE_BYTES, Gauge, Bytes, "Memory of a device; of the CPU what the process may use"),
+        (DEVICE_FREE_BYTES, Gauge, Bytes, "Memory of a device that nobody uses"),
+        (
+            OUT_OF_MEMORY,
+            Counter,
+            Count,
+            "Times a device had no memory for a load or a batch, by what was done about it",
+        ),
         (MODEL_STATE, Gauge, Count, "1 for the state that the model is in"),
         (MODEL_PINNED, Gauge, Count, "1 if the model is never evicted"),
         (MODEL_LEASES, Gauge, Count, "Requests that use the model now"),
