@@ -154,6 +154,7 @@ pub struct ModelMetrics {
     switches: Counter,
     shadow_mails: [Counter; 2],
     cascade_mails: [Counter; 2],
+    feedback: [Counter; 2],
 }
 
 /// Counts of one model since the start, and its queue now.
@@ -210,6 +211,7 @@ impl ModelMetrics {
                 .map(|agreed| counter_of(names::SHADOW_MAILS, "agreed", agreed)),
             cascade_mails: ["false", "true"]
                 .map(|escalated| counter_of(names::CASCADE_MAILS, "escalated", escalated)),
+            feedback: ["false", "true"].map(|agreed| counter_of(names::FEEDBACK, "agreed", agreed)),
         }
     }
 
@@ -278,6 +280,11 @@ impl ModelMetrics {
     /// A mail was read by the revision that is tried, too.
     pub(crate) fn shadowed(&self, agreed: bool) {
         self.shadow_mails[usize::from(agreed)].increment(1);
+    }
+
+    /// Somebody said what is true of a mail.
+    pub(crate) fn feedback(&self, agreed: bool) {
+        self.feedback[usize::from(agreed)].increment(1);
     }
 
     /// Mails that the model had to answer itself, and those that a cheaper one answered.

@@ -35,6 +35,7 @@ pub(super) const LOAD_FAILURES: &str = "postsort_model_load_failures_total";
 pub(super) const EVICTIONS: &str = "postsort_evictions_total";
 pub(super) const MODEL_SWITCHES: &str = "postsort_model_switches_total";
 pub(super) const SHADOW_MAILS: &str = "postsort_shadow_mails_total";
+pub(super) const FEEDBACK: &str = "postsort_feedback_total";
 pub(super) const CASCADE_MAILS: &str = "postsort_cascade_mails_total";
 pub(super) const ANSWER_MAILS: &str = "postsort_answer_mails";
 pub(super) const ANSWER_LABEL: &str = "postsort_answer_label_share";
@@ -157,6 +158,7 @@ pub(super) const ALL: &[(&str, Kind, &str)] = {
         (EVICTIONS, Counter, "Models dropped from memory"),
         (MODEL_SWITCHES, Counter, "Times another revision took over"),
         (SHADOW_MAILS, Counter, "Mails read by a revision on trial, by whether it agreed"),
+        (FEEDBACK, Counter, "People's words on a verdict, by whether they agreed"),
         (CASCADE_MAILS, Counter, "Mails of a cascade, by whether the model itself had to answer"),
         (ANSWER_MAILS, Gauge, "Mails of the last hour that the following are of"),
         (ANSWER_LABEL, Gauge, "Share of a label among first labels"),
