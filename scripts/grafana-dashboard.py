@@ -47,6 +47,14 @@ ROWS = [
         ("Store: rows written and lost", "none", "timeseries", [(f"sum(rate(postsort_store_written_rows_total{S}{RATE}))", "written"), (f"sum by (reason) (rate(postsort_store_lost_rows_total{S}{RATE}))", "lost {{reason}}"), (f"postsort_store_queued_rows{S}", "waiting")]),
         ("Store: size", "bytes", "timeseries", [(f"postsort_store_bytes{S}", "bytes")]),
     ]),
+    ("Answers", [
+        ("Share of each label", "percentunit", "timeseries", [(f"postsort_answer_label_share{M}", "{{model}} {{label}}")]),
+        ("Mean score of the first label", "percentunit", "timeseries", [(f"postsort_answer_confidence_mean{M}", "{{model}}")]),
+        ("Distance from the model's reference", "none", "timeseries", [(f"postsort_drift{M}", "{{model}} {{of}}")]),
+        ("Mails: tokens, unknown tokens", "none", "timeseries", [(f"postsort_answer_tokens_mean{M}", "{{model}} tokens"), (f"100 * postsort_answer_unknown_token_share{M}", "{{model}} unknown, per cent"), (f"postsort_answer_mails{M}", "{{model}} mails of the last hour")]),
+        ("Agreement: of people, of a revision on trial", "percentunit", "timeseries", [(f"sum by (model) (increase(postsort_{what}_total{M[:-1]},agreed=\"true\"}}[1h])) / sum by (model) (increase(postsort_{what}_total{M}[1h]))", f"{{{{model}}}} {who}") for what, who in (("feedback", "people"), ("shadow_mails", "on trial"))]),
+        ("Cascade: share that the model itself had to answer", "percentunit", "timeseries", [(f"sum by (model) (rate(postsort_cascade_mails_total{M[:-1]},escalated=\"true\"}}{RATE})) / sum by (model) (rate(postsort_cascade_mails_total{M}{RATE}))", "{{model}}")]),
+    ]),
     ("Models and memory", [
         ("Models' memory against the budget", "bytes", "timeseries", [(f"postsort_model_resident_bytes{M} > 0", "{{model}} {{device}}"), (f"postsort_memory_used_bytes{S}", "all {{device}}"), (f"postsort_memory_budget_bytes{S}", "budget {{device}}")]),
         ("Devices: memory", "bytes", "timeseries", [(f"postsort_device_memory_free_bytes{S}", "{{device}} free"), (f"postsort_device_memory_bytes{S}", "{{device}} in all")]),

@@ -87,7 +87,7 @@ impl Pipeline {
     /// # Errors
     /// See [`Catalog::open`].
     pub fn new(config: &Config) -> Result<Self, Error> {
-        let metrics = Arc::new(Metrics::new(&config.devices.names())?);
+        let metrics = Arc::new(Metrics::new(&config.devices.names()));
         let catalog = Catalog::open(
             config.models_dir.clone(),
             &config.load_options()?,

@@ -17,8 +17,6 @@ use crate::pipeline::Pipeline;
 use crate::telemetry::{SharedMetrics, StoreMetrics};
 use crate::unix_socket;
 
-/// How often recorded samples are folded into buckets.
-const METRICS_UPKEEP: Duration = Duration::from_secs(1);
 /// How often the objectives' figures are written down.
 const OBJECTIVES_PERIOD: Duration = Duration::from_secs(60);
 /// How long what waits may take to be written when the server ends.
@@ -46,7 +44,6 @@ pub async fn run(
     }
     let app = App::new(Arc::clone(&pipeline), config)?;
     let keeping = tokio::spawn(keep(Arc::clone(&pipeline)));
-    let upkeep = tokio::spawn(upkeep(Arc::clone(&pipeline)));
     let preload = tokio::spawn(preload(app.clone(), config.preload.clone()));
     let models = tokio::spawn(tend_models(Arc::clone(&pipeline), config.watch, config.idle_unload));
 
@@ -79,7 +76,6 @@ pub async fn run(
         served = serving => drop(served.map_err(|e| Error::setup("serving", e))?),
         () = overdue => tracing::warn!("requests were cut off: the drain timeout passed"),
     }
-    upkeep.abort();
     preload.abort();
     models.abort();
     keeping.abort();
@@ -102,14 +98,6 @@ async fn keep(pipeline: Arc<Pipeline>) {
         ticks.tick().await;
         let memory = MemoryReading::take();
         pipeline.journal.objectives(&pipeline.slo.verdicts(memory.process_share()));
-    }
-}
-
-async fn upkeep(pipeline: Arc<Pipeline>) {
-    let mut ticks = tokio::time::interval(METRICS_UPKEEP);
-    loop {
-        ticks.tick().await;
-        pipeline.metrics.upkeep();
     }
 }
 

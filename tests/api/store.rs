@@ -96,6 +96,11 @@ fn what_was_said_can_be_read_again_and_judged() {
     let late = server.classify(&json!({"model": "bert", "inputs": "a late mail"}));
     let late = late.headers["x-request-id"].to_str().expect("text").to_owned();
     assert_eq!(say(json!({"request_id": late, "model": "bert", "label": other})).status, 200);
+    let text = server.get("/metrics").text;
+    let words = ["false", "true"].map(|agreed| {
+        metric(&text, &format!("postsort_feedback_total{{model=\"bert\",agreed=\"{agreed}\"}}"))
+    });
+    assert!(words[0] >= 1.0 && words[1] >= 1.0 && words[0] + words[1] == 3.0, "{words:?}");
 
     let stats = server.get("/v1/stats?since=1d").json();
     let bert = &stats["models"]["bert"];

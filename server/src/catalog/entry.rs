@@ -210,7 +210,7 @@ mod tests {
     fn a_shadow_reads_exactly_its_share_and_never_piles_up() {
         let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/tests/fixtures/bert");
         let found = find(std::path::Path::new(fixture)).expect("a model");
-        let entry = Entry::new(found, &Metrics::new(&["cpu".to_owned()]).expect("a recorder"));
+        let entry = Entry::new(found, &Metrics::new(&["cpu".to_owned()]));
         let version = entry.current().expect("readable");
         for (share, expected) in [(0.0, 0), (0.1, 100), (0.333, 333), (1.0, 1000)] {
             let shadow = Shadow::new(version.clone(), share);

@@ -75,10 +75,12 @@ pub(super) async fn feedback(
             StoreError::UnknownVerdict => Error::UnknownVerdict { model: entry.name.clone() },
             away => away.into(),
         })?;
+    let agrees = said.predicted == call.label;
+    entry.metrics.feedback(agrees);
     Ok(Json(FeedbackResponse {
         mail: Digest::from_bytes(said.mail).to_string(),
         model: entry.name.clone(),
-        agrees: said.predicted == call.label,
+        agrees,
         predicted: said.predicted,
         label: call.label,
         former: said.former,

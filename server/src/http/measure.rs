@@ -16,7 +16,7 @@ pub(super) async fn measure(
     request: Request,
     next: Next,
 ) -> Response {
-    let in_flight = http.begin(route(&request));
+    let in_flight = http.begin(Route::of(&request).name());
     let bytes = in_flight.request_bytes();
     let request = request.map(|body| weighed(body, bytes));
     let response = linger::answered(request, next, rest).await;
@@ -26,8 +26,16 @@ pub(super) async fn measure(
 }
 
 /// The route's pattern, for names that a client cannot make up.
-pub(super) fn route(request: &Request) -> &str {
-    request.extensions().get::<MatchedPath>().map_or("unknown", MatchedPath::as_str)
+pub(super) struct Route(Option<MatchedPath>);
+
+impl Route {
+    pub(super) fn of(request: &Request) -> Self {
+        Self(request.extensions().get().cloned())
+    }
+
+    pub(super) fn name(&self) -> &str {
+        self.0.as_ref().map_or("unknown", MatchedPath::as_str)
+    }
 }
 
 /// Counts the body's bytes: at once if its size is known, else as they come.

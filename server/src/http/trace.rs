@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
+use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::Response;
 
-use super::measure::route;
+use super::measure::Route;
 use crate::telemetry::{
     RequestTrace, TraceContext, TraceExporter, TraceSettings, noting, usable_request_id,
 };
@@ -46,15 +46,30 @@ impl Tracer {
         self.exporter.as_ref()
     }
 
-    fn tell(&self, trace: RequestTrace) {
-        let slow = trace.duration >= self.settings.slow_request;
-        let failed = trace.status >= 500;
-        if (slow || failed) && self.may_log() {
+    /// Tells of a request that has ended; one of which nothing is to be told costs no more than that
+    /// decision.
+    fn tell(
+        &self,
+        context: &TraceContext,
+        status: u16,
+        duration: Duration,
+        trace: impl FnOnce() -> RequestTrace,
+    ) {
+        let slow = duration >= self.settings.slow_request;
+        let failed = status >= 500;
+        let logged = (slow || failed) && self.may_log();
+        let exporter = self
+            .exporter
+            .as_ref()
+            .filter(|_| slow || failed || context.sampled || context.among(self.settings.share));
+        if !logged && exporter.is_none() {
+            return;
+        }
+        let trace = trace();
+        if logged {
             log(&trace, if slow { "slow request" } else { "failed request" });
         }
-        if let Some(exporter) = &self.exporter
-            && (slow || failed || trace.context.sampled || trace.context.among(self.settings.share))
-        {
+        if let Some(exporter) = exporter {
             exporter.send(trace);
         }
     }
@@ -100,36 +115,37 @@ pub(super) async fn trace(
     request: Request,
     next: Next,
 ) -> Response {
-    let (started, clock) = (SystemTime::now(), Instant::now());
-    let header = |headers: &HeaderMap, name| {
-        headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
-    };
-    let context = TraceContext::new(header(request.headers(), TRACEPARENT).as_deref());
-    let given = header(request.headers(), REQUEST_ID).filter(|id| usable_request_id(id));
-    let request_id: Arc<str> = given.unwrap_or_else(|| format!("{:032x}", context.trace_id)).into();
-    let method = name(request.method());
-    let endpoint = route(&request).to_owned();
+    let clock = Instant::now();
+    let context = TraceContext::new(header(&request, &TRACEPARENT));
+    let given = header(&request, &REQUEST_ID).filter(|id| usable_request_id(id));
+    let request_id: Arc<str> = given.map_or_else(|| context.trace_id_text().into(), Arc::from);
+    let (method, endpoint) = (name(request.method()), Route::of(&request));
 
     let (mut response, notes) = noting(Arc::clone(&request_id), next.run(request)).await;
     if let Ok(value) = HeaderValue::from_str(&request_id) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
-    if let Ok(value) = HeaderValue::try_from(context.to_string()) {
+    if let Ok(value) = HeaderValue::try_from(context.traceparent()) {
         response.headers_mut().insert(TRACEPARENT, value);
     }
     let (status, duration) = (response.status().as_u16(), clock.elapsed());
+    let endpoint = endpoint.name();
     tracing::debug!(request_id = &*request_id, endpoint, status, ?duration, "answered");
-    tracer.tell(RequestTrace {
+    tracer.tell(&context, status, duration, || RequestTrace {
         context,
         request_id,
         method,
-        endpoint,
+        endpoint: endpoint.to_owned(),
         status,
-        started,
+        started: SystemTime::now() - duration,
         duration,
         notes,
     });
     response
+}
+
+fn header<'a>(request: &'a Request, name: &HeaderName) -> Option<&'a str> {
+    request.headers().get(name)?.to_str().ok()
 }
 
 /// A client may send any word as its method; only those known are repeated.

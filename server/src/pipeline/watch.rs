@@ -30,14 +30,15 @@ impl<'a> RequestWatch<'a> {
 
     pub(super) fn end(&mut self, timings: &Timings, error: Option<&Error>) -> Duration {
         self.ended = true;
-        let total = self.started.elapsed();
+        let now = Instant::now();
+        let total = now.saturating_duration_since(self.started);
         let metrics = &self.entry.metrics;
         let outcome = error.map_or(Outcome::Ok, Outcome::from);
         metrics.outcome(outcome);
         // A back-fill waits behind everybody else: how long says nothing of the service.
         let judged = self.priority != Priority::Bulk;
         if judged {
-            self.slo.record(outcome, total);
+            self.slo.record_at(now, outcome, total);
         }
         note(|| ModelNote {
             model: self.entry.name.as_str().into(),
@@ -67,7 +68,7 @@ impl<'a> RequestWatch<'a> {
         // What the client did wrong says nothing about the model's health, nor does what was
         // refused in microseconds.
         if judged && !matches!(outcome, Outcome::Invalid | Outcome::Rejected) {
-            self.entry.latency.record(total, outcome != Outcome::Ok);
+            self.entry.latency.record_at(now, total, outcome != Outcome::Ok);
         }
         total
     }

@@ -92,7 +92,7 @@ pub(crate) fn alarms(situation: &Situation<'_>) -> Vec<Alarm> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use super::{Situation, alarms};
     use crate::devices::DeviceUsage;
@@ -120,7 +120,7 @@ mod tests {
             shared_error: None,
         };
         assert_eq!(alarms(&calm), []);
-        slo.record(Outcome::Backend, Duration::from_secs(3));
+        slo.record_at(Instant::now(), Outcome::Backend, Duration::from_secs(3));
         let storm = Situation {
             reasons: &["the server is shutting down"],
             failed: &[("spam".to_owned(), "config.json is missing".to_owned())],

@@ -1,14 +1,14 @@
 //! Metrics of a device.
 
-use metrics::Counter;
-
 use super::exposition::Exposition;
 use super::metrics::Metrics;
 use super::names;
+use super::registry::Counter;
 use crate::devices::DeviceUsage;
 use crate::scheduler::Relief;
 
 /// One device's handles.
+#[derive(Debug)]
 pub struct DeviceMetrics {
     out_of_memory: [Counter; Relief::ALL.len()],
 }
@@ -17,21 +17,15 @@ impl DeviceMetrics {
     /// All series of the device exist from here on, at zero.
     pub(super) fn new(metrics: &Metrics, device: &str) -> Self {
         let counter = |relief: Relief| {
-            let labels = [("device", device.to_owned()), ("action", relief.as_str().to_owned())];
-            metrics::counter!(names::OUT_OF_MEMORY, &labels)
+            metrics
+                .counter(names::OUT_OF_MEMORY, &[("device", device), ("action", relief.as_str())])
         };
-        metrics.with(|| Self { out_of_memory: Relief::ALL.map(counter) })
+        Self { out_of_memory: Relief::ALL.map(counter) }
     }
 
     /// It had no memory left for a load or a batch; what was done about it.
     pub(crate) fn ran_out_of_memory(&self, relief: Relief) {
         self.out_of_memory[relief as usize].increment(1);
-    }
-}
-
-impl std::fmt::Debug for DeviceMetrics {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("DeviceMetrics").finish_non_exhaustive()
     }
 }
 

@@ -1,10 +1,11 @@
-//! Readings taken at the moment of a scrape, in Prometheus' text format.
-//!
-//! They bypass the recorder: its counters are whole numbers, and CPU time is not.
+//! Prometheus' text format.
 
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 
 use super::names::{ALL, Kind};
+
+/// Names and values of labels.
+pub(super) type Labels<'a> = &'a [(&'a str, &'a str)];
 
 /// Text of the samples written so far.
 #[derive(Debug, Default)]
@@ -14,32 +15,68 @@ pub(super) struct Exposition {
 }
 
 impl Exposition {
-    /// Writes one sample; those of one name follow each other.
-    pub(super) fn sample(&mut self, name: &'static str, labels: &[(&str, &str)], value: f64) {
-        if self.name != name {
-            self.name = name;
-            if let Some((_, kind, _, help)) = ALL.iter().find(|known| known.0 == name) {
-                let kind = match kind {
-                    Kind::Counter => "counter",
-                    Kind::Gauge => "gauge",
-                    Kind::Histogram => "histogram",
-                };
-                // Writing to a string cannot fail.
-                let _ = write!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
-            }
+    /// Writes one sample of a reading; those of one name follow each other.
+    pub(super) fn sample(&mut self, name: &'static str, labels: Labels<'_>, value: f64) {
+        self.line(name, "", &labelled(labels), value);
+    }
+
+    /// Writes one sample, its labels as [`labelled`] writes them; `part` is that of a histogram.
+    pub(super) fn line(
+        &mut self,
+        name: &'static str,
+        part: &str,
+        labels: &str,
+        value: impl Display,
+    ) {
+        self.head(name);
+        // Writing to a string cannot fail, here and below.
+        let _ = match labels {
+            "" => writeln!(self.text, "{name}{part} {value}"),
+            _ => writeln!(self.text, "{name}{part}{{{labels}}} {value}"),
+        };
+    }
+
+    /// Writes one bucket of a histogram: how many values are at most `bound`.
+    pub(super) fn bucket(
+        &mut self,
+        name: &'static str,
+        labels: &str,
+        bound: impl Display,
+        count: u64,
+    ) {
+        self.head(name);
+        let comma = if labels.is_empty() { "" } else { "," };
+        let _ = writeln!(self.text, "{name}_bucket{{{labels}{comma}le=\"{bound}\"}} {count}");
+    }
+
+    fn head(&mut self, name: &'static str) {
+        if self.name == name {
+            return;
         }
-        self.text.push_str(name);
-        for (at, (label, value)) in labels.iter().enumerate() {
-            let open = if at == 0 { '{' } else { ',' };
-            let _ = write!(self.text, "{open}{label}=\"{}\"", escaped(value));
+        self.name = name;
+        if let Some((_, kind, help)) = ALL.iter().find(|known| known.0 == name) {
+            let kind = match kind {
+                Kind::Counter => "counter",
+                Kind::Gauge => "gauge",
+                Kind::Histogram => "histogram",
+            };
+            let _ = write!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
         }
-        let close = if labels.is_empty() { "" } else { "}" };
-        let _ = writeln!(self.text, "{close} {value}");
     }
 
     pub(super) fn into_text(self) -> String {
         self.text
     }
+}
+
+/// Labels as they stand between braces.
+pub(super) fn labelled(labels: Labels<'_>) -> String {
+    let mut text = String::new();
+    for (label, value) in labels {
+        let comma = if text.is_empty() { "" } else { "," };
+        let _ = write!(text, "{comma}{label}=\"{}\"", escaped(value));
+    }
+    text
 }
 
 fn escaped(value: &str) -> String {

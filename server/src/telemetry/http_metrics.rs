@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Instant;
 
-use metrics::{Counter, Gauge, Histogram};
 use parking_lot::RwLock;
 
 use super::latency::{LatencySummary, LatencyTotals, LatencyWindow};
 use super::metrics::Metrics;
 use super::names;
+use super::registry::{Counter, Gauge, Histogram};
 
 /// nginx's status for a client that went away before the answer.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
@@ -103,17 +103,17 @@ impl HttpMetrics {
 
 impl Endpoint {
     fn new(metrics: &Metrics, name: &str) -> Self {
-        let labels = [("endpoint", name.to_owned())];
-        metrics.with(|| Self {
+        let labels = [("endpoint", name)];
+        Self {
             name: name.to_owned(),
-            duration: metrics::histogram!(names::HTTP_DURATION, &labels),
-            in_flight_gauge: metrics::gauge!(names::HTTP_IN_FLIGHT, &labels),
-            request_bytes: metrics::counter!(names::HTTP_REQUEST_BYTES, &labels),
-            response_bytes: metrics::counter!(names::HTTP_RESPONSE_BYTES, &labels),
+            duration: metrics.histogram(names::HTTP_DURATION, &labels),
+            in_flight_gauge: metrics.gauge(names::HTTP_IN_FLIGHT, &labels),
+            request_bytes: metrics.counter(names::HTTP_REQUEST_BYTES, &labels),
+            response_bytes: metrics.counter(names::HTTP_RESPONSE_BYTES, &labels),
             statuses: RwLock::default(),
             in_flight: AtomicI64::new(0),
             window: LatencyWindow::default(),
-        })
+        }
     }
 
     fn count(&self, metrics: &Metrics, status: u16) {
@@ -126,8 +126,8 @@ impl Endpoint {
         }
         let mut statuses = self.statuses.write();
         if !known(&statuses) {
-            let labels = [("endpoint", self.name.clone()), ("status", status.to_string())];
-            let counter = metrics.with(|| metrics::counter!(names::HTTP_REQUESTS, &labels));
+            let labels = [("endpoint", self.name.as_str()), ("status", &status.to_string())];
+            let counter = metrics.counter(names::HTTP_REQUESTS, &labels);
             counter.increment(1);
             statuses.push((status, counter));
         }
@@ -148,10 +148,11 @@ impl InFlight<'_> {
     /// The response's head is ready.
     pub(crate) fn answered(mut self, status: u16) {
         self.answered = true;
-        let duration = self.started.elapsed();
+        let now = Instant::now();
+        let duration = now.saturating_duration_since(self.started);
         self.endpoint.count(&self.http.metrics, status);
-        self.endpoint.duration.record(duration.as_secs_f64());
-        self.endpoint.window.record(duration, status >= 500);
+        self.endpoint.duration.time(duration);
+        self.endpoint.window.record_at(now, duration, status >= 500);
     }
 
     pub(crate) fn request_bytes(&self) -> ByteCounter {

@@ -68,11 +68,6 @@ impl LatencyWindow {
         Self { state: Mutex::new(State { ring, requests_total: 0, failures_total: 0 }) }
     }
 
-    /// Counts one request.
-    pub fn record(&self, latency: Duration, failed: bool) {
-        self.record_at(Instant::now(), latency, failed);
-    }
-
     /// The last minute.
     #[must_use]
     pub fn summary(&self) -> LatencySummary {
@@ -93,7 +88,8 @@ impl LatencyWindow {
         LatencyTotals { requests_total, failures_total }
     }
 
-    fn record_at(&self, now: Instant, latency: Duration, failed: bool) {
+    /// Counts one request that ended at `now`: reading the clock again costs as much as counting.
+    pub(crate) fn record_at(&self, now: Instant, latency: Duration, failed: bool) {
         let mut state = self.state.lock();
         state.requests_total += 1;
         state.failures_total += u64::from(failed);

@@ -1,49 +1,32 @@
-//! The recorder of one server.
+//! The metrics of one server.
 //!
-//! Each server has a recorder of its own rather than the process's global one: handles are looked
-//! up once a model, not once a request, and two servers in one test do not mix their counts.
+//! Each server has its own rather than the process's: two servers in one test do not mix their counts.
 
 use std::time::Duration;
-
-use metrics_exporter_prometheus::{
-    Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
-};
 
 use postsort_cache::SharedReading;
 use postsort_store::StoreReading;
 
 use super::device_metrics::{self, DeviceMetrics};
 use super::drift::{Drift, DriftSummary};
-use super::exposition::Exposition;
+use super::exposition::{Exposition, Labels};
 use super::model_metrics::ModelMetrics;
-use super::names::{self, Kind};
+use super::names;
+use super::registry::{Counter, Gauge, Histogram, Registry};
 use super::shared_metrics;
 use super::slo::Verdict;
 use super::store_metrics;
 use super::vitals::Vitals;
 use crate::devices::DeviceUsage;
-use crate::error::Error;
-
-/// 50 µs to 5 s in steps of about 1.6: a p99 read from these is within a step of the truth.
-const DURATION_BUCKETS_SECONDS: [f64; 26] = [
-    50e-6, 80e-6, 125e-6, 200e-6, 320e-6, 500e-6, 800e-6, 1.25e-3, 2e-3, 3.2e-3, 5e-3, 8e-3,
-    12.5e-3, 20e-3, 32e-3, 50e-3, 80e-3, 125e-3, 200e-3, 320e-3, 500e-3, 800e-3, 1.25, 2.0, 3.2,
-    5.0,
-];
-/// Loading reads files: from a small model in the page cache to a large one from a slow disk.
-const LOAD_BUCKETS_SECONDS: [f64; 12] =
-    [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0];
-const TOKEN_BUCKETS: [f64; 10] =
-    [8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0];
-const JOB_BUCKETS: [f64; 8] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0];
 
 /// Of a model with more labels their shares are not listed.
 const LABELS_MAX: usize = 32;
 
-/// The recorder of one server.
+/// The metrics of one server.
+#[derive(Debug, Default)]
 pub struct Metrics {
-    recorder: PrometheusRecorder,
-    handle: PrometheusHandle,
+    registry: Registry,
+    /// Names of its devices.
     devices: Vec<String>,
 }
 
@@ -67,43 +50,22 @@ pub(crate) struct Readings {
 }
 
 impl Metrics {
-    /// A recorder with nothing in it, for a server with devices of these names.
-    ///
-    /// # Errors
-    /// Never with the constant buckets above; kept so that nothing here can panic.
-    pub fn new(devices: &[String]) -> Result<Self, Error> {
-        let mut builder = PrometheusBuilder::new();
-        for (name, buckets) in [
-            (names::HTTP_DURATION, &DURATION_BUCKETS_SECONDS[..]),
-            (names::INFERENCE_DURATION, &DURATION_BUCKETS_SECONDS),
-            (names::LOAD_DURATION, &LOAD_BUCKETS_SECONDS),
-            (names::STORE_QUERY, &DURATION_BUCKETS_SECONDS),
-            (names::SHARED_EXCHANGE, &DURATION_BUCKETS_SECONDS),
-            (names::STORE_JOB, &LOAD_BUCKETS_SECONDS),
-            (names::BATCH_TOKENS, &TOKEN_BUCKETS),
-            (names::BATCH_JOBS, &JOB_BUCKETS),
-        ] {
-            builder = builder
-                .set_buckets_for_metric(Matcher::Full(name.to_owned()), buckets)
-                .map_err(|e| Error::setup(format!("metric {name}"), e))?;
-        }
-        let recorder = builder.build_recorder();
-        let handle = recorder.handle();
-        let metrics = Self { recorder, handle, devices: devices.to_vec() };
-        metrics.with(|| {
-            for &(name, kind, unit, help) in names::ALL {
-                match kind {
-                    Kind::Counter => metrics::describe_counter!(name, unit, help),
-                    Kind::Gauge => metrics::describe_gauge!(name, unit, help),
-                    Kind::Histogram => metrics::describe_histogram!(name, unit, help),
-                }
-            }
-        });
-        Ok(metrics)
+    /// Nothing counted yet, of a server with devices of these names.
+    #[must_use]
+    pub fn new(devices: &[String]) -> Self {
+        Self { registry: Registry::default(), devices: devices.to_vec() }
     }
 
-    pub(super) fn with<T>(&self, work: impl FnOnce() -> T) -> T {
-        metrics::with_local_recorder(&self.recorder, work)
+    pub(super) fn counter(&self, name: &'static str, labels: Labels<'_>) -> Counter {
+        self.registry.counter(name, labels)
+    }
+
+    pub(super) fn gauge(&self, name: &'static str, labels: Labels<'_>) -> Gauge {
+        self.registry.gauge(name, labels)
+    }
+
+    pub(super) fn histogram(&self, name: &'static str, labels: Labels<'_>) -> Histogram {
+        self.registry.histogram(name, labels)
     }
 
     /// One model's handles; all its series exist from here on, at zero.
@@ -125,30 +87,19 @@ impl Metrics {
     /// Everything in Prometheus' text format.
     #[must_use]
     pub(crate) fn render(&self, readings: &Readings) -> String {
-        let mut text = self.handle.render();
-        text.push_str(&readings.write());
-        text
-    }
-
-    /// Folds recorded samples into buckets. Without it the exporter's memory grows between scrapes.
-    pub fn upkeep(&self) {
-        self.handle.run_upkeep();
-    }
-}
-
-impl std::fmt::Debug for Metrics {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Metrics").finish_non_exhaustive()
+        let mut out = Exposition::default();
+        self.registry.write(&mut out);
+        readings.write(&mut out);
+        out.into_text()
     }
 }
 
 impl Readings {
     #[expect(clippy::cast_precision_loss, reason = "samples are floats on the wire")]
-    fn write(&self) -> String {
-        let mut out = Exposition::default();
+    fn write(&self, out: &mut Exposition) {
         out.sample(names::BUILD_INFO, &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
         out.sample(names::READY, &[], f64::from(self.ready));
-        device_metrics::write(&self.devices, &mut out);
+        device_metrics::write(&self.devices, out);
         out.sample(names::QUEUE_JOBS, &[], self.queue_jobs as f64);
         out.sample(names::QUEUE_JOBS_MAX, &[], self.queue_jobs_max as f64);
         out.sample(names::BACKLOG, &[], self.backlog.as_secs_f64());
@@ -159,19 +110,18 @@ impl Readings {
         for verdict in &self.verdicts {
             out.sample(names::SLO_MET, &[("slo", verdict.slo)], f64::from(verdict.met));
         }
-        self.write_answers(&mut out);
+        self.write_answers(out);
         if let Some((exported, dropped)) = self.traces {
             out.sample(names::TRACES_EXPORTED, &[], exported as f64);
             out.sample(names::TRACES_DROPPED, &[], dropped as f64);
         }
         if let Some(store) = &self.store {
-            store_metrics::write(store, &mut out);
+            store_metrics::write(store, out);
         }
         if let Some(shared) = &self.shared {
-            shared_metrics::write(shared, &mut out);
+            shared_metrics::write(shared, out);
         }
-        self.vitals.write(&mut out);
-        out.into_text()
+        self.vitals.write(out);
     }
 
     /// Only of models that answered of late: of others there is nothing to say.

@@ -11,6 +11,7 @@ mod metrics;
 mod model_metrics;
 mod names;
 mod otlp;
+mod registry;
 mod shared_metrics;
 mod slo;
 mod store_metrics;

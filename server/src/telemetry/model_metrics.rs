@@ -1,13 +1,13 @@
 //! One model's metrics: handles looked up once, not once a request.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use metrics::{Counter, Gauge, Histogram};
 use postsort_cache::{EvictionReason, ModelState};
 
 use super::metrics::Metrics;
 use super::names;
+use super::registry::{Counter, Gauge, Histogram};
 use crate::error::Error;
 use crate::scheduler::DropReason;
 
@@ -135,6 +135,8 @@ pub struct ModelMetrics {
     batch_tokens: Histogram,
     batch_jobs: Histogram,
     queue_tokens: Gauge,
+    /// What the gauge is set to when somebody looks.
+    queued: AtomicI64,
     rejected: [Counter; RejectReason::NAMES.len()],
     dropped: [Counter; 2],
     /// By tier: this process's memory, what several share.
@@ -153,15 +155,7 @@ pub struct ModelMetrics {
     switches: Counter,
     shadow_mails: [Counter; 2],
     cascade_mails: [Counter; 2],
-    tally: Tally,
-}
-
-/// The recorder's handles are write-only, so what is shown in process is counted beside them.
-#[derive(Debug, Default)]
-struct Tally {
-    hits: AtomicU64,
-    misses: AtomicU64,
-    queue_tokens: AtomicI64,
+    feedback: [Counter; 2],
 }
 
 /// Counts of one model since the start, and its queue now.
@@ -178,55 +172,52 @@ pub struct ModelTally {
 impl ModelMetrics {
     /// All series of the model exist from here on, at zero.
     pub(super) fn new(metrics: &Metrics, model: &str) -> Self {
-        let label = || ("model", model.to_owned());
-        let counter = |name: &'static str| metrics::counter!(name, &[label()]);
-        let gauge = |name: &'static str| metrics::gauge!(name, &[label()]);
-        let histogram = |name: &'static str| metrics::histogram!(name, &[label()]);
-        let with = |key: &'static str, value: &'static str| [label(), (key, value.to_owned())];
-        metrics.with(|| Self {
-            outcomes: Outcome::ALL.map(|outcome| {
-                metrics::counter!(names::INFERENCE_REQUESTS, &with("outcome", outcome.as_str()))
-            }),
+        let counter = |name| metrics.counter(name, &[("model", model)]);
+        let gauge = |name| metrics.gauge(name, &[("model", model)]);
+        let histogram = |name| metrics.histogram(name, &[("model", model)]);
+        let counter_of =
+            |name, key, value| metrics.counter(name, &[("model", model), (key, value)]);
+        let gauge_of = |name, key, value| metrics.gauge(name, &[("model", model), (key, value)]);
+        Self {
+            outcomes: Outcome::ALL
+                .map(|outcome| counter_of(names::INFERENCE_REQUESTS, "outcome", outcome.as_str())),
             mails: counter(names::INFERENCE_MAILS),
-            stages: Stage::NAMES
-                .map(|stage| metrics::histogram!(names::INFERENCE_DURATION, &with("stage", stage))),
+            stages: Stage::NAMES.map(|stage| {
+                metrics.histogram(names::INFERENCE_DURATION, &[("model", model), ("stage", stage)])
+            }),
             batch_tokens: histogram(names::BATCH_TOKENS),
             batch_jobs: histogram(names::BATCH_JOBS),
             queue_tokens: gauge(names::QUEUE_TOKENS),
+            queued: AtomicI64::default(),
             rejected: RejectReason::NAMES
-                .map(|reason| metrics::counter!(names::REJECTED, &with("reason", reason))),
+                .map(|reason| counter_of(names::REJECTED, "reason", reason)),
             dropped: ["expired", "cancelled"]
-                .map(|reason| metrics::counter!(names::DROPPED, &with("reason", reason))),
+                .map(|reason| counter_of(names::DROPPED, "reason", reason)),
             cache_hits: ["memory", "shared"]
-                .map(|tier| metrics::counter!(names::CACHE_HITS, &with("tier", tier))),
+                .map(|tier| counter_of(names::CACHE_HITS, "tier", tier)),
             cache_misses: counter(names::CACHE_MISSES),
             state_hits: counter(names::STATE_HITS),
             state_misses: counter(names::STATE_MISSES),
             resident_bytes: metrics
                 .devices()
                 .iter()
-                .map(|device| {
-                    let labels = [label(), ("device", device.clone())];
-                    metrics::gauge!(names::RESIDENT_BYTES, &labels)
-                })
+                .map(|device| gauge_of(names::RESIDENT_BYTES, "device", device))
                 .collect(),
             pinned: gauge(names::MODEL_PINNED),
             leases: gauge(names::MODEL_LEASES),
             states: ModelState::ALL
-                .map(|state| metrics::gauge!(names::MODEL_STATE, &with("state", state.as_str()))),
+                .map(|state| gauge_of(names::MODEL_STATE, "state", state.as_str())),
             load_duration: histogram(names::LOAD_DURATION),
             load_failures: counter(names::LOAD_FAILURES),
-            evictions: EvictionReason::ALL.map(|reason| {
-                metrics::counter!(names::EVICTIONS, &with("reason", reason.as_str()))
-            }),
+            evictions: EvictionReason::ALL
+                .map(|reason| counter_of(names::EVICTIONS, "reason", reason.as_str())),
             switches: counter(names::MODEL_SWITCHES),
             shadow_mails: ["false", "true"]
-                .map(|agreed| metrics::counter!(names::SHADOW_MAILS, &with("agreed", agreed))),
-            cascade_mails: ["false", "true"].map(|escalated| {
-                metrics::counter!(names::CASCADE_MAILS, &with("escalated", escalated))
-            }),
-            tally: Tally::default(),
-        })
+                .map(|agreed| counter_of(names::SHADOW_MAILS, "agreed", agreed)),
+            cascade_mails: ["false", "true"]
+                .map(|escalated| counter_of(names::CASCADE_MAILS, "escalated", escalated)),
+            feedback: ["false", "true"].map(|agreed| counter_of(names::FEEDBACK, "agreed", agreed)),
+        }
     }
 
     pub(crate) fn outcome(&self, outcome: Outcome) {
@@ -238,7 +229,7 @@ impl ModelMetrics {
     }
 
     pub(crate) fn stage(&self, stage: Stage, duration: Duration) {
-        self.stages[stage as usize].record(duration.as_secs_f64());
+        self.stages[stage as usize].time(duration);
     }
 
     #[expect(clippy::cast_precision_loss, reason = "histograms are floats on the wire")]
@@ -248,11 +239,11 @@ impl ModelMetrics {
     }
 
     pub(crate) fn queued(&self, tokens: usize) {
-        self.tally.queue_tokens.fetch_add(tokens as i64, Ordering::Relaxed);
+        self.queued.fetch_add(tokens as i64, Ordering::Relaxed);
     }
 
     pub(crate) fn dequeued(&self, tokens: usize) {
-        self.tally.queue_tokens.fetch_sub(tokens as i64, Ordering::Relaxed);
+        self.queued.fetch_sub(tokens as i64, Ordering::Relaxed);
     }
 
     pub(crate) fn rejected(&self, reason: RejectReason) {
@@ -270,8 +261,6 @@ impl ModelMetrics {
             counter.increment(hits as u64);
         }
         self.cache_misses.increment(misses as u64);
-        self.tally.hits.fetch_add((hits[0] + hits[1]) as u64, Ordering::Relaxed);
-        self.tally.misses.fetch_add(misses as u64, Ordering::Relaxed);
     }
 
     /// Mails whose states were there, and those that were computed.
@@ -281,7 +270,7 @@ impl ModelMetrics {
     }
 
     pub(crate) fn loaded(&self, duration: Duration) {
-        self.load_duration.record(duration.as_secs_f64());
+        self.load_duration.time(duration);
     }
 
     pub(crate) fn load_failed(&self) {
@@ -296,6 +285,11 @@ impl ModelMetrics {
     /// A mail was read by the revision that is tried, too.
     pub(crate) fn shadowed(&self, agreed: bool) {
         self.shadow_mails[usize::from(agreed)].increment(1);
+    }
+
+    /// Somebody said what is true of a mail.
+    pub(crate) fn feedback(&self, agreed: bool) {
+        self.feedback[usize::from(agreed)].increment(1);
     }
 
     /// Mails that the model had to answer itself, and those that a cheaper one answered.
@@ -315,10 +309,10 @@ impl ModelMetrics {
     /// What the dashboard shows.
     #[must_use]
     pub fn tally(&self) -> ModelTally {
-        let queue_tokens = self.tally.queue_tokens.load(Ordering::Relaxed);
+        let queue_tokens = self.queued.load(Ordering::Relaxed);
         ModelTally {
-            cache_hits_total: self.tally.hits.load(Ordering::Relaxed),
-            cache_misses_total: self.tally.misses.load(Ordering::Relaxed),
+            cache_hits_total: self.cache_hits.iter().map(Counter::value).sum(),
+            cache_misses_total: self.cache_misses.value(),
             queue_tokens: u64::try_from(queue_tokens).unwrap_or(0),
         }
     }

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use metrics::{Counter, Histogram};
 use postsort_cache::{ObserveShared, SharedOutcome, SharedReading};
 
 use super::exposition::Exposition;
 use super::metrics::Metrics;
 use super::names;
+use super::registry::{Counter, Histogram};
 
 const COMMANDS: [&str; 2] = ["get", "set"];
 
@@ -21,19 +21,18 @@ impl SharedMetrics {
         let failures = |command| {
             ["late", "failed"].map(|reason| {
                 let labels = [("command", command), ("reason", reason)];
-                metrics::counter!(names::SHARED_FAILURES, &labels)
+                metrics.counter(names::SHARED_FAILURES, &labels)
             })
         };
-        let duration = |command| metrics::histogram!(names::SHARED_EXCHANGE, "command" => command);
-        let recorders = || COMMANDS.map(|command| (duration(command), failures(command)));
-        Self(metrics.with(recorders))
+        let duration = |command| metrics.histogram(names::SHARED_EXCHANGE, &[("command", command)]);
+        Self(COMMANDS.map(|command| (duration(command), failures(command))))
     }
 }
 
 impl ObserveShared for SharedMetrics {
     fn exchange(&self, command: &'static str, took: Duration, outcome: SharedOutcome) {
         let (duration, [late, failed]) = &self.0[usize::from(command == COMMANDS[1])];
-        duration.record(took);
+        duration.time(took);
         match outcome {
             SharedOutcome::Answered => {}
             SharedOutcome::Late => late.increment(1),

@@ -166,12 +166,8 @@ impl SloWatch {
         Self { objectives, seen: Mutex::new(Seen { short, long }) }
     }
 
-    /// Counts a request that ended.
-    pub fn record(&self, outcome: Outcome, latency: Duration) {
-        self.record_at(Instant::now(), outcome, latency);
-    }
-
-    fn record_at(&self, now: Instant, outcome: Outcome, latency: Duration) {
+    /// Counts a request that ended at `now`.
+    pub(crate) fn record_at(&self, now: Instant, outcome: Outcome, latency: Duration) {
         let seen = &mut *self.seen.lock();
         let long = seen.long.at(now);
         match outcome {

@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use metrics::{Counter, Histogram};
 use parking_lot::RwLock;
 use postsort_store::{Observe, StoreReading};
 
 use super::exposition::Exposition;
 use super::metrics::Metrics;
 use super::names;
+use super::registry::{Counter, Histogram};
 
 /// Recorders of queries and jobs that ran so far; their names are the program's own.
 #[derive(Debug)]
@@ -29,25 +29,21 @@ impl Observe for StoreMetrics {
     fn query(&self, query: &'static str, took: Duration, failed: bool) {
         let known = self.queries.read().get(query).cloned();
         let (duration, failures) = known.unwrap_or_else(|| {
-            let made = self.metrics.with(|| {
-                let duration = metrics::histogram!(names::STORE_QUERY, "query" => query);
-                let failures = metrics::counter!(names::STORE_QUERY_FAILURES, "query" => query);
-                // There from the first query on, so that an increase is seen.
-                failures.increment(0);
-                (duration, failures)
-            });
+            let labels = [("query", query)];
+            // There from the first query on, so that an increase is seen.
+            let failures = self.metrics.counter(names::STORE_QUERY_FAILURES, &labels);
+            let made = (self.metrics.histogram(names::STORE_QUERY, &labels), failures);
             self.queries.write().entry(query).or_insert(made).clone()
         });
-        duration.record(took);
+        duration.time(took);
         failures.increment(u64::from(failed));
     }
 
     fn job(&self, job: &'static str, took: Duration, dropped_rows: u64) {
         // Once a minute: no handle is worth keeping.
-        self.metrics.with(|| {
-            metrics::histogram!(names::STORE_JOB, "job" => job).record(took);
-            metrics::counter!(names::STORE_DROPPED_ROWS, "job" => job).increment(dropped_rows);
-        });
+        let labels = [("job", job)];
+        self.metrics.histogram(names::STORE_JOB, &labels).time(took);
+        self.metrics.counter(names::STORE_DROPPED_ROWS, &labels).increment(dropped_rows);
     }
 }
 

@@ -12,7 +12,7 @@ pub(super) trait Slice: Default + std::fmt::Debug {
 #[derive(Debug)]
 pub(super) struct Ring<T> {
     slices: Vec<T>,
-    slice: Duration,
+    slice_seconds: u64,
     /// Slices since `started`; its remainder is the place in the ring.
     number: u64,
     started: Instant,
@@ -21,14 +21,14 @@ pub(super) struct Ring<T> {
 impl<T: Slice> Ring<T> {
     pub(super) fn new(started: Instant, slices: usize, slice: Duration) -> Self {
         let slices = (0..slices.max(1)).map(|_| T::default()).collect();
-        Self { slices, slice, number: 0, started }
+        // Asked for each request: whole seconds, which are quick to divide.
+        Self { slices, slice_seconds: slice.as_secs().max(1), number: 0, started }
     }
 
     /// The slice of `now`; those that have passed out of the window since are emptied.
     pub(super) fn at(&mut self, now: Instant) -> &mut T {
-        let elapsed = now.saturating_duration_since(self.started);
-        let number = u64::try_from(elapsed.as_nanos() / self.slice.as_nanos().max(1));
-        let number = number.unwrap_or(u64::MAX);
+        let elapsed = now.saturating_duration_since(self.started).as_secs();
+        let number = elapsed / self.slice_seconds;
         let passed = number.saturating_sub(self.number).min(self.slices.len() as u64);
         for step in 1..=passed {
             let place = self.place(number - passed + step);
