@@ -147,7 +147,7 @@ fn measure(path: &Path, name: &str, tokens: usize, rounds: usize) -> Result<(), 
     let folder = ModelFolder::open(path)?;
     let load = |engine, precision| {
         let calibration_dir = path.parent().map(Path::to_owned);
-        let device = DeviceKind::Cpu;
+        let device = DeviceKind::Cpu.open()?;
         let options =
             LoadOptions { precision, device, engine, calibration_dir, ..LoadOptions::default() };
         Model::load(&folder, &options)

@@ -1,10 +1,12 @@
 //! The queue's thread, and the way in.
 
+use std::hint::spin_loop;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use super::admission::{Admission, AdmissionLimits, Demand, Ledger, Refused};
@@ -20,6 +22,9 @@ pub struct SchedulerLimits {
     pub admission: AdmissionLimits,
     /// Bounds of one forward pass.
     pub batch: BatchLimits,
+    /// How long the dispatcher looks for the jobs of a request that was admitted, for waking it costs
+    /// as much as tokenising a short mail; zero to wake it when they are there.
+    pub head_start: Duration,
 }
 
 /// One device's queue. Dropping it finishes the batch that runs and refuses what waits.
@@ -34,6 +39,8 @@ pub(super) struct Shared<M> {
     pub(super) state: Mutex<State<M>>,
     /// There is work, or there will be none any more.
     wake: Condvar,
+    /// Changes, under the lock, when jobs join the queue.
+    submissions: AtomicUsize,
     /// Somebody left.
     pub(super) room: Notify,
     limits: SchedulerLimits,
@@ -43,6 +50,8 @@ pub(super) struct Shared<M> {
 pub(super) struct State<M> {
     pub(super) queue: Queue<M>,
     pub(super) ledger: Ledger,
+    /// Until when jobs of an admitted request are looked for.
+    expects_until: Option<Instant>,
     closed: bool,
 }
 
@@ -52,9 +61,10 @@ impl<M: BatchModel> Scheduler<M> {
     /// # Errors
     /// The system has no thread to give.
     pub fn start(limits: SchedulerLimits) -> std::io::Result<Self> {
-        let state = State { queue: Queue::default(), ledger: Ledger::default(), closed: false };
-        let (wake, room) = (Condvar::new(), Notify::new());
-        let shared = Arc::new(Shared { state: Mutex::new(state), wake, room, limits });
+        let (queue, ledger) = (Queue::default(), Ledger::default());
+        let state = Mutex::new(State { queue, ledger, expects_until: None, closed: false });
+        let (wake, room, submissions) = (Condvar::new(), Notify::new(), AtomicUsize::new(0));
+        let shared = Arc::new(Shared { state, wake, submissions, room, limits });
         let for_thread = Arc::clone(&shared);
         let dispatcher = std::thread::Builder::new()
             .name("postsort-engine".to_owned())
@@ -67,8 +77,15 @@ impl<M: BatchModel> Scheduler<M> {
     /// # Errors
     /// [`Refused`] when they do not fit, or could not be answered by their deadline.
     pub fn admit(&self, demand: Demand) -> Result<Admission<M>, Refused> {
-        let limits = self.shared.limits.admission;
-        self.shared.state.lock().admit(&demand, limits, Instant::now())?;
+        let SchedulerLimits { admission, head_start, .. } = self.shared.limits;
+        let now = Instant::now();
+        let mut state = self.shared.state.lock();
+        state.admit(&demand, admission, now)?;
+        if !head_start.is_zero() {
+            state.expects_until = Some(now + head_start);
+            self.shared.wake.notify_one();
+        }
+        drop(state);
         Ok(Admission::new(Arc::clone(&self.shared), demand))
     }
 
@@ -103,6 +120,7 @@ impl<M: BatchModel> Scheduler<M> {
         admission.queued(&mut state, (tokens, cost), Instant::now())?;
         if !state.closed {
             jobs.into_iter().for_each(|job| state.queue.push(job));
+            self.shared.submissions.fetch_add(1, Ordering::Release);
         }
         drop(state);
         self.shared.wake.notify_one();
@@ -149,7 +167,10 @@ impl<M: BatchModel> Shared<M> {
         let mut state = self.state.lock();
         while !state.closed {
             match state.queue.next(self.limits.batch, Instant::now()) {
-                None => self.wake.wait(&mut state),
+                None => match state.expects_until.take() {
+                    Some(until) => self.look_for_jobs(&mut state, until),
+                    None => self.wake.wait(&mut state),
+                },
                 Some(batch) => {
                     drop(state);
                     batch.model.batched(batch.tokens, batch.jobs());
@@ -164,6 +185,15 @@ impl<M: BatchModel> Shared<M> {
         }
         // Parts of jobs whose last pass has just ended.
         state.queue.clear();
+    }
+
+    fn look_for_jobs(&self, state: &mut MutexGuard<'_, State<M>>, until: Instant) {
+        let seen = self.submissions.load(Ordering::Relaxed);
+        MutexGuard::unlocked(state, || {
+            while self.submissions.load(Ordering::Acquire) == seen && Instant::now() < until {
+                spin_loop();
+            }
+        });
     }
 }
 

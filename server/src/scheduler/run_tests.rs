@@ -94,7 +94,8 @@ fn job(model: &Echo, ids: &[u32]) -> (Job<Echo>, Reply) {
 fn scheduler(jobs_max: usize) -> Scheduler<Echo> {
     let batch = BatchLimits { tokens_max: 1000, jobs_max: 100 };
     let admission = AdmissionLimits { jobs_max, tokens_max: 1000 };
-    Scheduler::start(SchedulerLimits { admission, batch }).expect("a thread")
+    let head_start = Duration::from_micros(100);
+    Scheduler::start(SchedulerLimits { admission, batch, head_start }).expect("a thread")
 }
 
 fn demand(owner: usize, jobs: usize) -> Demand {
@@ -126,6 +127,23 @@ async fn what_queues_up_while_busy_goes_as_one_batch_and_each_gets_its_own_answe
         assert_eq!(done.states, [[f32::from(id)], [f32::from(100 + id)]]);
     }
     assert_eq!(*echo.0.batches.lock(), [1, 16]);
+}
+
+/// Whenever jobs come after their admission: while the dispatcher looks for them, as it stops
+/// looking, and when it sleeps again.
+#[tokio::test]
+async fn jobs_are_found_whenever_they_come_after_their_admission() {
+    let (echo, scheduler) = (Echo::default(), scheduler(100));
+    for micros in (0..400).step_by(4) {
+        let admitted = Instant::now();
+        let mut admission = scheduler.admit(demand(1, 1)).expect("room");
+        while admitted.elapsed() < Duration::from_micros(micros) {
+            std::hint::spin_loop();
+        }
+        let (job, answer) = job(&echo, &[7]);
+        scheduler.submit(&mut admission, vec![job]).expect("in time");
+        assert_eq!(answer.await.expect("reply").expect("done").states, [[7.0]]);
+    }
 }
 
 #[tokio::test]
