@@ -17,12 +17,11 @@ pub(super) async fn measure(
     next: Next,
 ) -> Response {
     let in_flight = http.begin(Route::of(&request).name());
-    let bytes = in_flight.request_bytes();
-    let request = request.map(|body| weighed(body, bytes));
+    let request = request.map(|body| weighed(body, in_flight.request_bytes()));
     let response = linger::answered(request, next, rest).await;
-    let bytes = in_flight.response_bytes();
+    let response = response.map(|body| weighed(body, in_flight.response_bytes()));
     in_flight.answered(response.status().as_u16());
-    response.map(|body| weighed(body, bytes))
+    response
 }
 
 /// The route's pattern, for names that a client cannot make up.
@@ -39,11 +38,12 @@ impl Route {
 }
 
 /// Counts the body's bytes: at once if its size is known, else as they come.
-fn weighed(body: Body, counter: ByteCounter) -> Body {
+fn weighed(body: Body, counter: &ByteCounter) -> Body {
     if let Some(bytes) = body.size_hint().exact() {
         counter.add(bytes);
         return body;
     }
+    let counter = counter.clone();
     Body::new(body.map_frame(move |frame| {
         counter.add(frame.data_ref().map_or(0, Bytes::len) as u64);
         frame

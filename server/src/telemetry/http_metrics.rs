@@ -28,8 +28,8 @@ struct Endpoint {
     name: String,
     duration: Histogram,
     in_flight_gauge: Gauge,
-    request_bytes: Counter,
-    response_bytes: Counter,
+    request_bytes: ByteCounter,
+    response_bytes: ByteCounter,
     /// An endpoint answers with few statuses, so a list is faster than a map.
     statuses: RwLock<Vec<(u16, Counter)>>,
     in_flight: AtomicI64,
@@ -108,8 +108,8 @@ impl Endpoint {
             name: name.to_owned(),
             duration: metrics.histogram(names::HTTP_DURATION, &labels),
             in_flight_gauge: metrics.gauge(names::HTTP_IN_FLIGHT, &labels),
-            request_bytes: metrics.counter(names::HTTP_REQUEST_BYTES, &labels),
-            response_bytes: metrics.counter(names::HTTP_RESPONSE_BYTES, &labels),
+            request_bytes: ByteCounter(metrics.counter(names::HTTP_REQUEST_BYTES, &labels)),
+            response_bytes: ByteCounter(metrics.counter(names::HTTP_RESPONSE_BYTES, &labels)),
             statuses: RwLock::default(),
             in_flight: AtomicI64::new(0),
             window: LatencyWindow::default(),
@@ -155,12 +155,12 @@ impl InFlight<'_> {
         self.endpoint.window.record_at(now, duration, status >= 500);
     }
 
-    pub(crate) fn request_bytes(&self) -> ByteCounter {
-        ByteCounter(self.endpoint.request_bytes.clone())
+    pub(crate) fn request_bytes(&self) -> &ByteCounter {
+        &self.endpoint.request_bytes
     }
 
-    pub(crate) fn response_bytes(&self) -> ByteCounter {
-        ByteCounter(self.endpoint.response_bytes.clone())
+    pub(crate) fn response_bytes(&self) -> &ByteCounter {
+        &self.endpoint.response_bytes
     }
 }
 

@@ -37,7 +37,10 @@ struct Buckets {
 
 impl Counter {
     pub(super) fn increment(&self, by: u64) {
-        self.0.fetch_add(by, Ordering::Relaxed);
+        // Nothing to add is not worth taking the cache line from other threads.
+        if by > 0 {
+            self.0.fetch_add(by, Ordering::Relaxed);
+        }
     }
 
     pub(super) fn value(&self) -> u64 {
