@@ -25,6 +25,26 @@ pub enum CpuError {
         /// Bytes that are there.
         found: usize,
     },
+    /// A tensor cannot be read, or its file ends in it.
+    #[error("{tensor}: {bytes} bytes from byte {at} on cannot be read: {source}")]
+    Read {
+        /// The tensor's place in the model.
+        tensor: String,
+        /// Where in its owner, in bytes.
+        at: usize,
+        /// Bytes that were asked for.
+        bytes: usize,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file was cut while its tensors were read.
+    #[error("file has {found} bytes, had {expected} when it was opened: cut while it was read?")]
+    Shorter {
+        /// Bytes when it was opened.
+        expected: u64,
+        /// Bytes now.
+        found: u64,
+    },
     /// The model's sizes contradict each other.
     #[error("encoder cannot be built: {reason}")]
     BadSpec {

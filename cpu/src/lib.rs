@@ -13,8 +13,10 @@
 //!
 //! ```text
 //! spec.rs       what the caller hands in
+//! tensor.rs     its tensors: read in blocks to be packed, tables used where they lie
+//! file.rs       files that tensors are in: read, and mapped for the tables
 //! pool.rs       threads: hand-out of a job, wake-up, sleep
-//! slab.rs       memory for weights and scratch, in huge pages; mapped files
+//! slab.rs       memory for weights and scratch, in huge pages
 //! pack.rs       dense layers in panels, and the loop over tiles
 //! product.rs    a dense layer by itself, to be measured
 //! simd/         one trait of vector operations, one file an instruction set
@@ -64,9 +66,11 @@
 //!   were checked, and get memory that the pass's layout made room for.
 //! - A pass does not allocate once its pool has seen one as large.
 //! - Nothing spins while there is nothing to do.
+//! - Bytes that cannot be read are an error of the load: only embedding tables are mapped.
 
 mod encoder;
 mod error;
+mod file;
 mod kernels;
 mod pack;
 mod pool;
@@ -74,14 +78,16 @@ mod product;
 mod simd;
 mod slab;
 mod spec;
+mod tensor;
 
 pub use encoder::{ChannelMaxima, Encoder, Engine, Head, Phase, PhaseTimes};
 pub use error::CpuError;
+pub use file::open_file;
 pub use kernels::level::{KERNEL_VARIABLE, KernelLevel, KernelReport, kernels};
 pub use pool::ComputePool;
 pub use product::Product;
-pub use slab::map_file;
 pub use spec::{
-    Activation, Dtype, Embeddings, EncoderSpec, HeadLayer, HeadSpec, LayerSpec, Linear, Norm,
-    NormPlace, Owner, Pooling, Positions, Precision, RelativePositions, TensorView, TokenBatch,
+    Activation, Embeddings, EncoderSpec, HeadLayer, HeadSpec, LayerSpec, Linear, Norm, NormPlace,
+    Pooling, Positions, Precision, RelativePositions, TokenBatch,
 };
+pub use tensor::{Dtype, Mapped, Owner, Source, TensorView};

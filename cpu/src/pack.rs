@@ -3,7 +3,7 @@
 use crate::error::CpuError;
 use crate::kernels::{Ahead, Coding, Epilogue, Function, Kernels, Outliers, RowScale, Tile};
 use crate::slab::{ALIGN, Slab};
-use crate::spec::{Linear, Precision, read_f32};
+use crate::spec::{Linear, Precision};
 
 /// What is known of a product's input when its weights are packed.
 #[derive(Clone, Copy, Debug, Default)]
@@ -92,8 +92,6 @@ impl PackedLinear {
         precision: Precision,
         (input, factor): (Input<'_>, f32),
     ) -> Result<Self, CpuError> {
-        let weight = linear.weight.check(name, &[outputs, inputs])?;
-        let row_bytes = inputs * linear.weight.dtype.bytes();
         let columns = outputs.next_multiple_of(k.lanes);
         let steps = inputs.div_ceil(group(precision));
         let panels = slab.take(columns * steps * 4)?;
@@ -107,8 +105,7 @@ impl PackedLinear {
         // SAFETY: `take` gave `columns` zeroed and aligned f32 that nobody else has.
         let biases = unsafe { std::slice::from_raw_parts_mut(bias, columns) };
         if let Some(values) = &linear.bias {
-            let bytes = values.check(&format!("{name}, bias"), &[outputs])?;
-            read_f32(values.dtype, bytes, &mut biases[..outputs]);
+            values.read(&format!("{name}, bias"), &[outputs], &mut biases[..outputs])?;
             biases.iter_mut().for_each(|bias| *bias *= factor);
         }
         let coding = match precision {
@@ -132,11 +129,9 @@ impl PackedLinear {
         };
         let outliers = channels.map(|channels| channels.outliers.clone()).unwrap_or_default();
         let outlier_weights = slab.take(outliers.len() * columns * 4)?.cast::<f32>();
-        let mut row = vec![0.0_f32; inputs];
         let mut groups = vec![[0_u8; 4]; steps];
         let width = k.nv * k.lanes;
-        for (output, bytes) in weight.chunks_exact(row_bytes.max(1)).enumerate() {
-            read_f32(linear.weight.dtype, bytes, &mut row);
+        linear.weight.each_row(name, [outputs, inputs], |output, row| {
             row.iter_mut().for_each(|weight| *weight *= factor);
             for (at, &outlier) in outliers.iter().enumerate() {
                 let weight = std::mem::take(&mut row[outlier as usize]);
@@ -152,7 +147,7 @@ impl PackedLinear {
             let panel_width = width.min(columns - panel * width);
             match precision {
                 Precision::F32 => {
-                    for (group, weight) in groups.iter_mut().zip(&row) {
+                    for (group, weight) in groups.iter_mut().zip(row.iter()) {
                         *group = weight.to_ne_bytes();
                     }
                 }
@@ -171,7 +166,7 @@ impl PackedLinear {
                     let codes = groups.as_flattened_mut();
                     let sum: i32 = codes
                         .iter_mut()
-                        .zip(&row)
+                        .zip(row.iter())
                         .map(|(byte, weight)| {
                             let code = nearest(weight * inverse);
                             *byte = code.cast_unsigned();
@@ -187,15 +182,16 @@ impl PackedLinear {
                     }
                 }
             }
+            // Copies, for what the closure borrows would be loaded again after each write.
+            let (panels, panel_at) = (panels, panel * width * steps + column);
             for (step, group) in groups.iter().enumerate() {
                 // SAFETY: within the panels: panel · width · steps · 4 + panel_width · steps · 4 is
                 // at most columns · steps · 4.
                 unsafe {
-                    let group_at = panel * width * steps + step * panel_width + column;
-                    panels.add(group_at * 4).cast::<[u8; 4]>().write(*group);
+                    panels.add((panel_at + step * panel_width) * 4).cast::<[u8; 4]>().write(*group);
                 }
             }
-        }
+        })?;
         Ok(Self {
             precision,
             inputs,

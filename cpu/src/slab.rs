@@ -62,17 +62,3 @@ impl Slab {
         self.capacity
     }
 }
-
-/// Maps a file for reading, so that embedding tables are used where they are.
-///
-/// The bytes are those of the file: whoever shortens it while it is mapped ends this process, so
-/// replace model files by renaming.
-///
-/// # Errors
-/// The file cannot be opened or mapped.
-pub fn map_file(path: &std::path::Path) -> Result<crate::spec::Owner, CpuError> {
-    let file = std::fs::File::open(path)?;
-    // SAFETY: only ever read as bytes, of which any is valid; shortening is the documented limit.
-    let map = unsafe { memmap2::Mmap::map(&file)? };
-    Ok(std::sync::Arc::new(map))
-}

@@ -1,11 +1,6 @@
 //! An encoder as the engine is told of it: tensors and settings, no names.
 
-use half::slice::HalfFloatSliceExt;
-use std::fmt;
-use std::ops::Range;
-use std::sync::Arc;
-
-use crate::error::CpuError;
+use crate::tensor::TensorView;
 
 /// Precision of the matrix products; sums, norms and softmax are f32 in all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -16,124 +11,6 @@ pub enum Precision {
     Bf16,
     /// 8-bit operands: weights with a scale a column, activations with a scale a row.
     Int8,
-}
-
-/// Number type of a tensor's bytes, little endian.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Dtype {
-    /// IEEE single.
-    F32,
-    /// IEEE half.
-    F16,
-    /// The upper half of a single.
-    Bf16,
-}
-
-impl Dtype {
-    /// Bytes of one number.
-    #[must_use]
-    pub const fn bytes(self) -> usize {
-        match self {
-            Self::F32 => 4,
-            Self::F16 | Self::Bf16 => 2,
-        }
-    }
-}
-
-/// Bytes that tensors lie in: a mapped file, or a vector.
-pub type Owner = Arc<dyn AsRef<[u8]> + Send + Sync>;
-
-/// A tensor, row-major, within its owner's bytes; not necessarily aligned.
-#[derive(Clone)]
-pub struct TensorView {
-    /// Sizes.
-    pub shape: Vec<usize>,
-    /// Number type.
-    pub dtype: Dtype,
-    /// Who holds the bytes. Embedding tables keep a clone; other tensors are packed and let go.
-    pub owner: Owner,
-    /// Where in the owner.
-    pub range: Range<usize>,
-}
-
-impl fmt::Debug for TensorView {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}{:?} at {:?}", self.dtype, self.shape, self.range)
-    }
-}
-
-impl TensorView {
-    /// A tensor of its own from f32 values, for tests and generated models.
-    #[must_use]
-    pub fn from_f32(shape: &[usize], values: &[f32]) -> Self {
-        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        let range = 0..bytes.len();
-        Self { shape: shape.to_vec(), dtype: Dtype::F32, owner: Arc::new(bytes), range }
-    }
-
-    /// Some of a tensor's rows; none that are not there.
-    #[must_use]
-    pub fn rows(&self, rows: Range<usize>) -> Self {
-        let row_bytes = self.shape.iter().skip(1).product::<usize>() * self.dtype.bytes();
-        let start = (self.range.start + rows.start * row_bytes).min(self.range.end);
-        let end = (self.range.start + rows.end * row_bytes).min(self.range.end);
-        let mut shape = self.shape.clone();
-        if let Some(first) = shape.first_mut() {
-            *first = rows.len();
-        }
-        Self { shape, dtype: self.dtype, owner: Arc::clone(&self.owner), range: start..end }
-    }
-
-    /// The bytes, checked against the shape that `tensor`'s place asks for.
-    pub(crate) fn check(&self, tensor: &str, expected: &[usize]) -> Result<&[u8], CpuError> {
-        if self.shape != expected {
-            let (expected, found) = (expected.to_vec(), self.shape.clone());
-            return Err(CpuError::Shape { tensor: tensor.to_owned(), expected, found });
-        }
-        let elements = expected.iter().try_fold(1_usize, |all, &size| all.checked_mul(size));
-        let bytes = elements.and_then(|elements| elements.checked_mul(self.dtype.bytes()));
-        let bytes =
-            bytes.ok_or_else(|| CpuError::BadSpec { reason: format!("{tensor} is too large") })?;
-        let all: &[u8] = (*self.owner).as_ref();
-        let found = all.get(self.range.clone()).ok_or_else(|| CpuError::Bytes {
-            tensor: tensor.to_owned(),
-            expected: bytes,
-            found: all.len().saturating_sub(self.range.start),
-        })?;
-        if found.len() == bytes {
-            Ok(found)
-        } else {
-            Err(CpuError::Bytes { tensor: tensor.to_owned(), expected: bytes, found: found.len() })
-        }
-    }
-}
-
-/// Reads numbers of `dtype` as f32; `bytes` holds exactly as many as `out`.
-pub(crate) fn read_f32(dtype: Dtype, bytes: &[u8], out: &mut [f32]) {
-    match dtype {
-        Dtype::F32 => {
-            for (out, bytes) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
-                *out = f32::from_le_bytes(*bytes);
-            }
-        }
-        Dtype::F16 => {
-            // In blocks: the conversion of a slice uses the CPU's own instruction where it has one.
-            let mut block = [half::f16::ZERO; 64];
-            let halves = bytes.as_chunks::<2>().0;
-            for (out, halves) in out.chunks_mut(block.len()).zip(halves.chunks(block.len())) {
-                let block = &mut block[..halves.len()];
-                for (half, bytes) in block.iter_mut().zip(halves) {
-                    *half = half::f16::from_le_bytes(*bytes);
-                }
-                block.convert_to_f32_slice(&mut out[..halves.len()]);
-            }
-        }
-        Dtype::Bf16 => {
-            for (out, bytes) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
-                *out = f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16);
-            }
-        }
-    }
 }
 
 /// A dense layer: `x·weightᵀ + bias`.

@@ -6,7 +6,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
-use postsort_cpu::{Owner, TensorView, map_file};
+use postsort_cpu::{Owner, TensorView, open_file};
 use safetensors::tensor::{Dtype, Metadata};
 use serde_json::Value;
 
@@ -107,11 +107,11 @@ impl WeightFiles {
         self.elements
     }
 
-    /// The files mapped into memory, for engines that read tensors where they lie.
-    pub(crate) fn map(&self) -> Result<MappedWeights<'_>, ModelError> {
-        let map = |path: &PathBuf| map_file(path).map_err(|error| ModelError::io(path, error));
-        let owners = self.files.iter().map(map).collect::<Result<_, _>>()?;
-        Ok(MappedWeights { files: self, owners })
+    /// The files opened, for engines that take tensors out of them.
+    pub(crate) fn open_files(&self) -> Result<OpenWeights<'_>, ModelError> {
+        let open = |path: &PathBuf| open_file(path).map_err(|error| ModelError::io(path, error));
+        let owners = self.files.iter().map(open).collect::<Result<_, _>>()?;
+        Ok(OpenWeights { files: self, owners })
     }
 
     /// Bytes on disk of the tensor `name`.
@@ -167,15 +167,14 @@ impl WeightFiles {
     }
 }
 
-/// Weights in the page cache.
-#[derive(Clone)]
-pub(crate) struct MappedWeights<'a> {
+/// Weights that are ready to be read.
+pub(crate) struct OpenWeights<'a> {
     files: &'a WeightFiles,
     owners: Vec<Owner>,
 }
 
-impl MappedWeights<'_> {
-    /// The tensor `name` where it lies. Keeps its file mapped, and no other.
+impl OpenWeights<'_> {
+    /// Where the tensor `name` lies. Keeps its file open, and no other.
     pub(crate) fn view(&self, name: &str) -> Result<TensorView, ModelError> {
         let place = self.files.tensors.get(name);
         let place = place.ok_or_else(|| ModelError::MissingTensor { tensor: name.to_owned() })?;

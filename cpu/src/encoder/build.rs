@@ -15,7 +15,8 @@ use crate::kernels::{Function, Kernels};
 use crate::pack::{Input, PackedLinear};
 use crate::pool::ComputePool;
 use crate::slab::Slab;
-use crate::spec::{Activation, EncoderSpec, Linear, Norm, NormPlace, Precision, TensorView};
+use crate::spec::{Activation, EncoderSpec, Linear, Norm, NormPlace, Precision};
+use crate::tensor::TensorView;
 
 /// Beyond these a spec lies, and sizes could overflow when multiplied.
 pub(super) const SIZE_MAX: usize = 1 << 24;
@@ -43,23 +44,19 @@ pub(super) fn build(
     if let Some(relative) = &spec.relative {
         packer.relative = Some(RelativeTable::new(kernels, relative, sizes.hidden)?);
     }
-    let embeddings = packer.embeddings(spec, sizes)?;
     let mut layers: Vec<Layer> = Vec::with_capacity(spec.layers.len());
     for at in 0..spec.layers.len() {
         layers.push(packer.layer(spec, sizes, at)?);
     }
     let final_norm = packer.norm("final norm", spec.final_norm.as_ref(), sizes.hidden)?;
-    let tables = [
-        Some(&spec.embeddings.word),
-        spec.embeddings.position.as_ref(),
-        spec.embeddings.token_type.as_ref(),
-    ];
-    let table_bytes = tables.into_iter().flatten().map(|table| table.range.len()).sum();
+    // Last, so that a file that was cut while it was read is not mapped.
+    let embeddings = packer.embeddings(spec, sizes)?;
     Ok(Encoder {
         kernels,
         precision,
         pool,
         sizes,
+        table_bytes: embeddings.table_bytes(),
         embeddings,
         costs: costs(spec, sizes, precision, kernels),
         layers,
@@ -72,7 +69,6 @@ pub(super) fn build(
         pooling: spec.pooling,
         function: function(spec.activation, precision),
         weights: packer.slab,
-        table_bytes,
     })
 }
 
@@ -169,17 +165,6 @@ impl Packer<'_> {
         sizes: Sizes,
     ) -> Result<PackedEmbeddings, CpuError> {
         let own = &spec.embeddings;
-        let table = |name: &str, table: &TensorView| {
-            let rows = table.shape.first().copied().unwrap_or(0);
-            table.check(name, &[rows, sizes.embedding]).map(|_| ())
-        };
-        table("word embedding", &own.word)?;
-        if let Some(position) = &own.position {
-            table("position embedding", position)?;
-        }
-        if let Some(token_type) = &own.token_type {
-            table("type embedding", token_type)?;
-        }
         let projection = own.projection.as_ref().map(|projection| {
             let shape = [sizes.hidden, sizes.embedding];
             self.linear("embedding projection", projection, shape, (Input::default(), 1.0))
@@ -188,13 +173,21 @@ impl Packer<'_> {
             NormPlace::BeforeProjection => sizes.embedding,
             NormPlace::AfterProjection => sizes.hidden,
         };
+        let projection = projection.transpose()?;
+        let norm = PackedNorm::new(self.kernels, "embedding norm", &own.norm, normed)?;
+        let table = |name: &str, table: &TensorView| {
+            let rows = table.shape.first().copied().unwrap_or(0);
+            table.table(name, [rows, sizes.embedding])
+        };
+        let position = own.position.as_ref().map(|own| table("position embedding", own));
+        let token_type = own.token_type.as_ref().map(|own| table("type embedding", own));
         Ok(PackedEmbeddings {
-            word: own.word.clone(),
-            position: own.position.clone(),
+            word: table("word embedding", &own.word)?,
+            position: position.transpose()?,
             positions: own.positions,
-            token_type: own.token_type.clone(),
-            projection: projection.transpose()?,
-            norm: PackedNorm::new(self.kernels, "embedding norm", &own.norm, normed)?,
+            token_type: token_type.transpose()?,
+            projection,
+            norm,
             norm_place: own.norm_place,
         })
     }

@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use super::{Encoder, Layer};
 use crate::error::CpuError;
 use crate::pack::{Channels, OUTLIERS_MAX, PackedLinear};
-use crate::spec::{Linear, read_f32};
+use crate::spec::Linear;
 
 /// Exponent that shares the difficulty out between activations and weights: of 0.35, 0.5, 0.65 and
 /// 0.8 the one with the least error of MiniLM's first state.
@@ -107,16 +107,13 @@ impl ChannelMaxima {
         let maxima = &self.layers[layer][place as usize];
         let inputs = maxima.len();
         let mut largest = vec![0.0_f32; inputs];
-        let mut row = vec![0.0_f32; inputs];
         for (name, product) in products {
             let outputs = product.weight.shape.first().copied().unwrap_or(0);
-            let bytes = product.weight.check(name, &[outputs, inputs])?;
-            for bytes in bytes.chunks_exact((inputs * product.weight.dtype.bytes()).max(1)) {
-                read_f32(product.weight.dtype, bytes, &mut row);
-                for (largest, weight) in largest.iter_mut().zip(&row) {
+            product.weight.each_row(name, [outputs, inputs], |_, row| {
+                for (largest, weight) in largest.iter_mut().zip(row) {
                     *largest = largest.max(weight.abs());
                 }
-            }
+            })?;
         }
         let factor = |(largest, maximum): (f32, f32)| {
             // What the activation gives has its own coding, with one zero for all channels.

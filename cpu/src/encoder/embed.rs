@@ -5,15 +5,16 @@ use std::ops::Range;
 use super::norm::PackedNorm;
 use crate::error::CpuError;
 use crate::pack::PackedLinear;
-use crate::spec::{Dtype, NormPlace, Positions, TensorView, TokenBatch, read_f32};
+use crate::spec::{NormPlace, Positions, TokenBatch};
+use crate::tensor::{Dtype, Table, read_f32};
 
-/// The tables as they are in their owners, rows converted when they are looked up.
+/// The tables where they lie, rows converted when they are looked up.
 #[derive(Debug)]
 pub(super) struct PackedEmbeddings {
-    pub(super) word: TensorView,
-    pub(super) position: Option<TensorView>,
+    pub(super) word: Table,
+    pub(super) position: Option<Table>,
     pub(super) positions: Positions,
-    pub(super) token_type: Option<TensorView>,
+    pub(super) token_type: Option<Table>,
     pub(super) norm: PackedNorm,
     pub(super) projection: Option<PackedLinear>,
     pub(super) norm_place: NormPlace,
@@ -33,6 +34,12 @@ impl PackedEmbeddings {
             return Err(CpuError::TypeOutOfRange { id, types });
         }
         Ok(())
+    }
+
+    /// Bytes of the tables.
+    pub(super) fn table_bytes(&self) -> usize {
+        let others = self.position.iter().chain(&self.token_type);
+        self.word.bytes() + others.map(Table::bytes).sum::<usize>()
     }
 
     fn types(&self) -> usize {
@@ -81,7 +88,7 @@ impl PackedEmbeddings {
                     if positions.dtype == Dtype::F32 && types.dtype == Dtype::F32 =>
                 {
                     // What nearly all models have, in one go.
-                    let (positions, types) = (row_bytes(positions, position), row_bytes(types, id));
+                    let (positions, types) = (positions.row(position), types.row(id));
                     let pairs = positions.as_chunks::<4>().0.iter().zip(types.as_chunks::<4>().0);
                     for (out, (position, token_type)) in out.iter_mut().zip(pairs) {
                         *out = (*out + f32::from_le_bytes(*position))
@@ -98,23 +105,15 @@ impl PackedEmbeddings {
     }
 }
 
-/// Bytes of a row; empty if there is none, which the checks rule out.
-fn row_bytes(table: &TensorView, row: usize) -> &[u8] {
-    let bytes = table.shape[1] * table.dtype.bytes();
-    let start = table.range.start + row * bytes;
-    let all: &[u8] = (*table.owner).as_ref();
-    all.get(start..start + bytes).unwrap_or_default()
+fn read_row(table: &Table, row: usize, out: &mut [f32]) {
+    read_f32(table.dtype, table.row(row), out);
 }
 
-fn read_row(table: &TensorView, row: usize, out: &mut [f32]) {
-    read_f32(table.dtype, row_bytes(table, row), out);
-}
-
-fn add_row(table: &TensorView, row: usize, out: &mut [f32]) {
+fn add_row(table: &Table, row: usize, out: &mut [f32]) {
     // In pieces that fit the registers' neighbourhood rather than through a second row.
     let mut piece = [0.0_f32; 64];
     let size = table.dtype.bytes();
-    let bytes = row_bytes(table, row);
+    let bytes = table.row(row);
     for (out, bytes) in out.chunks_mut(64).zip(bytes.chunks(64 * size)) {
         let piece = &mut piece[..out.len()];
         read_f32(table.dtype, bytes, piece);

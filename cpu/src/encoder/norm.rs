@@ -2,7 +2,8 @@
 
 use crate::error::CpuError;
 use crate::kernels::{Kernels, NormArgs};
-use crate::spec::{Norm, TensorView, read_f32};
+use crate::spec::Norm;
+use crate::tensor::TensorView;
 
 /// A layer norm's weights.
 #[derive(Debug)]
@@ -22,9 +23,8 @@ impl PackedNorm {
     ) -> Result<Self, CpuError> {
         let padded = width.next_multiple_of(k.lanes);
         let read = |part: &str, tensor: &TensorView| {
-            let bytes = tensor.check(&format!("{name}, {part}"), &[width])?;
             let mut values = vec![0.0; padded];
-            read_f32(tensor.dtype, bytes, &mut values[..width]);
+            tensor.read(&format!("{name}, {part}"), &[width], &mut values[..width])?;
             Ok::<_, CpuError>(values)
         };
         let weight = read("weight", &norm.weight)?;

@@ -16,7 +16,7 @@ use crate::error::CpuError;
 use crate::kernels::{Ahead, Epilogue, Kernels, PairArgs, PlaceArgs, Tile};
 use crate::pack::{Input, PackedLinear, Results, Rows, for_tiles, packed_bytes};
 use crate::slab::{ALIGN, Slab};
-use crate::spec::{Linear, Precision, RelativePositions, read_f32};
+use crate::spec::{Linear, Precision, RelativePositions};
 
 /// Where each relative position lies among the panels' columns.
 #[derive(Debug)]
@@ -105,10 +105,9 @@ impl RelativeTable {
     ) -> Result<Self, CpuError> {
         let rows = spec.table.shape.first().copied().unwrap_or(0);
         let name = "relative positions";
-        let bytes = spec.table.check(name, &[rows, hidden])?;
         // Room for whole vectors of the last row.
         let mut values = vec![0.0; rows * hidden + 16];
-        read_f32(spec.table.dtype, bytes, &mut values[..rows * hidden]);
+        spec.table.read(name, &[rows, hidden], &mut values[..rows * hidden])?;
         if let Some(norm) = &spec.norm {
             let norm = PackedNorm::new(k, name, norm, hidden)?;
             // SAFETY: as many rows as there are; a norm writes no further than a row.

@@ -6,7 +6,8 @@ use super::rotation::rotation_bytes;
 use crate::error::CpuError;
 use crate::kernels::Kernels;
 use crate::pack::packed_bytes;
-use crate::spec::{EncoderSpec, LayerSpec, Linear, Positions, Precision, TensorView};
+use crate::spec::{EncoderSpec, LayerSpec, Linear, Positions, Precision};
+use crate::tensor::TensorView;
 
 /// The model's sizes.
 #[derive(Clone, Copy, Debug)]

@@ -4,7 +4,8 @@ use super::{Coding, Function, Kernels, NormArgs, RowScale, RowsArgs, SoftmaxArgs
 use crate::kernels::level::KernelLevel;
 use crate::pack::{Channels, Input, PackedLinear, Results, Rows, packed_bytes};
 use crate::slab::Slab;
-use crate::spec::{Linear, Precision, TensorView};
+use crate::spec::{Linear, Precision};
+use crate::tensor::TensorView;
 
 pub(super) fn all() -> impl Iterator<Item = &'static Kernels> {
     KernelLevel::ALL.into_iter().filter_map(Kernels::of)

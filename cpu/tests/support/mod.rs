@@ -1,5 +1,7 @@
 //! Generated models, and a forward pass written out plainly in f64.
 
+use std::sync::Arc;
+
 use postsort_cpu::*;
 
 /// SplitMix64.
@@ -272,7 +274,8 @@ pub(crate) fn run(engine: &Engine, batch: &Batch) -> Vec<f32> {
 }
 
 fn values(tensor: &TensorView) -> Vec<f64> {
-    let bytes = &(*tensor.owner).as_ref()[tensor.range.clone()];
+    let mapped = Arc::clone(&tensor.owner).map().expect("lies in memory");
+    let bytes = &(*mapped).as_ref()[tensor.range.clone()];
     bytes.as_chunks::<4>().0.iter().map(|&bytes| f64::from(f32::from_le_bytes(bytes))).collect()
 }
 

@@ -12,7 +12,7 @@ use crate::folder::ModelFolder;
 use crate::parts::Parts;
 use crate::post_norm::PostNormSpec;
 use crate::tensors::{DenseSpec, NormSpec, TableSpec, resolve};
-use crate::weights::{MappedWeights, WeightFiles};
+use crate::weights::{OpenWeights, WeightFiles};
 
 /// Whether the fast engine knows the architecture.
 pub(crate) fn knows(config: &ModelConfig) -> bool {
@@ -26,8 +26,7 @@ pub(super) fn encoder(folder: &ModelFolder) -> Result<Option<EncoderSpec>, Model
     let Some(parts) = Parts::new(config, labels) else { return Ok(None) };
     let views = Views {
         files: &folder.weights,
-        products: folder.weights.map()?,
-        tables: folder.weights.map()?,
+        open: folder.weights.open_files()?,
         prefix: config.architecture.prefix(),
         eps: config.norm_eps,
     };
@@ -116,17 +115,14 @@ pub(super) fn activation(activation: Activation) -> CpuActivation {
 /// Finds tensors by the names that `transformers` gives them.
 pub(super) struct Views<'a> {
     files: &'a WeightFiles,
-    /// Read once and let go, so that their pages do not stay with the process.
-    products: MappedWeights<'a>,
-    /// Kept mapped: read where they lie.
-    tables: MappedWeights<'a>,
+    open: OpenWeights<'a>,
     prefix: &'static str,
     eps: f64,
 }
 
 impl Views<'_> {
     pub(super) fn tensor(&self, name: &str, shape: &[usize]) -> Result<TensorView, ModelError> {
-        self.products.view(&resolve(self.files, self.prefix, name, shape)?)
+        self.open.view(&resolve(self.files, self.prefix, name, shape)?)
     }
 
     fn weight_and_bias(
@@ -154,6 +150,6 @@ impl Views<'_> {
 
     pub(super) fn table(&self, spec: &TableSpec) -> Result<TensorView, ModelError> {
         let (name, shape) = (format!("{}.weight", spec.name), [spec.rows, spec.size]);
-        self.tables.view(&resolve(self.files, self.prefix, &name, &shape)?)
+        self.open.view(&resolve(self.files, self.prefix, &name, &shape)?)
     }
 }

@@ -3,6 +3,8 @@
 mod agreement;
 mod build;
 mod calibration;
+#[cfg(test)]
+mod cut_tests;
 mod deberta;
 mod encoders;
 mod modern_bert;
@@ -63,9 +65,11 @@ impl Packer<'_> {
         let key = key.ok_or(ModelError::Engine { reason: "no encoder of its own".to_owned() })?;
         let encoder = encoders.get(key, || {
             let precision = cpu_precision(precision);
-            Ok(Encoder::new(spec, precision, Arc::clone(pool), *level, maxima)?)
+            Encoder::new(spec, precision, Arc::clone(pool), *level, maxima)
+                .map_err(|error| in_folder(folder.path(), error))
         })?;
-        let engine = postsort_cpu::Engine::beside(Arc::clone(encoder.encoder()), &spec.head)?;
+        let engine = postsort_cpu::Engine::beside(Arc::clone(encoder.encoder()), &spec.head)
+            .map_err(|error| in_folder(folder.path(), error))?;
         Ok((engine, encoder))
     }
 
@@ -263,6 +267,16 @@ impl Engine for CpuEngine {
 
     fn agreement(&self) -> Option<Agreement> {
         self.agreement
+    }
+}
+
+/// Names the folder whose files could not be read.
+fn in_folder(folder: &Path, error: CpuError) -> ModelError {
+    match error {
+        CpuError::Bytes { .. } | CpuError::Read { .. } | CpuError::Shorter { .. } => {
+            ModelError::io(folder, error)
+        }
+        other => other.into(),
     }
 }
 
