@@ -1,6 +1,7 @@
 //! Which tensor plays which part in DeBERTa v2 and v3 (He et al. 2020 and 2021).
 
 use crate::config::{Activation, DebertaConfig, ModelConfig};
+use crate::post_norm::{self, BERT_NAMES, LayerNames};
 use crate::tensors::{DenseSpec, NormSpec, TableSpec};
 
 /// The parts of an encoder with a classifier.
@@ -22,23 +23,22 @@ pub(crate) struct DebertaSpec {
     pub(crate) head: Vec<(DenseSpec, Option<Activation>)>,
 }
 
-/// A layer: `attended = norm(output(attention) + states)`,
-/// `states = norm(down(activation(up(attended))) + attended)`.
+/// A layer as BERT's, and how it attends to relative positions.
 #[derive(Clone, Debug)]
 pub(crate) struct LayerSpec {
-    pub(crate) query: DenseSpec,
-    pub(crate) key: DenseSpec,
-    pub(crate) value: DenseSpec,
+    pub(crate) post_norm: post_norm::LayerSpec,
     /// Relative positions as keys; the layer's own product where it is shared.
     pub(crate) position_key: Option<DenseSpec>,
     /// Relative positions as queries.
     pub(crate) position_query: Option<DenseSpec>,
-    pub(crate) attention_output: DenseSpec,
-    pub(crate) attention_norm: NormSpec,
-    pub(crate) up: DenseSpec,
-    pub(crate) down: DenseSpec,
-    pub(crate) output_norm: NormSpec,
 }
+
+const NAMES: LayerNames = LayerNames {
+    query: "attention.self.query_proj",
+    key: "attention.self.key_proj",
+    value: "attention.self.value_proj",
+    ..BERT_NAMES
+};
 
 impl DebertaSpec {
     /// The parts of a model with `labels` logits; `None` of one that only the reference engine
@@ -90,13 +90,9 @@ impl DebertaSpec {
             found.extend(norm.iter().flat_map(NormSpec::tensors));
         }
         for layer in &self.layers {
-            let LayerSpec { query, key, value, attention_output, up, down, .. } = layer;
-            let products = [query, key, value, attention_output, up, down];
+            found.extend(layer.post_norm.tensors());
             let positions = layer.position_key.iter().chain(&layer.position_query);
-            let products = products.into_iter().chain(positions);
-            found.extend(products.flat_map(DenseSpec::tensors));
-            found.extend(layer.attention_norm.tensors());
-            found.extend(layer.output_norm.tensors());
+            found.extend(positions.flat_map(DenseSpec::tensors));
         }
         found
     }
@@ -104,31 +100,23 @@ impl DebertaSpec {
 
 impl LayerSpec {
     fn new(config: &ModelConfig, own: &DebertaConfig, at: usize) -> Self {
-        let (hidden, wide) = (config.hidden, config.intermediate);
-        let name = |part: &str| format!("encoder.layer.{at}.{part}");
-        let dense = |part: &str, inputs, outputs| DenseSpec::new(name(part), inputs, outputs, true);
-        let norm = |part: &str| NormSpec::new(name(part), hidden, true);
-        let attention = |part: &str| dense(&format!("attention.self.{part}"), hidden, hidden);
-        let (query, key) = (attention("query_proj"), attention("key_proj"));
+        let post_norm = post_norm::LayerSpec::new(config, &NAMES, at);
         let relative = own.relative.as_ref();
         let position = |wanted: bool, shares: bool, shared: &DenseSpec, part: &str| {
-            wanted.then(|| if shares { shared.clone() } else { attention(part) })
+            let name = || format!("{}.{at}.attention.self.{part}", NAMES.layer);
+            let own = || DenseSpec::new(name(), config.hidden, config.hidden, true);
+            wanted.then(|| if shares { shared.clone() } else { own() })
         };
         Self {
             position_key: relative.and_then(|own| {
-                position(own.content_to_position, own.share_att_key, &key, "pos_key_proj")
+                let shared = &post_norm.key;
+                position(own.content_to_position, own.share_att_key, shared, "pos_key_proj")
             }),
             position_query: relative.and_then(|own| {
-                position(own.position_to_content, own.share_att_key, &query, "pos_query_proj")
+                let shared = &post_norm.query;
+                position(own.position_to_content, own.share_att_key, shared, "pos_query_proj")
             }),
-            query,
-            key,
-            value: attention("value_proj"),
-            attention_output: dense("attention.output.dense", hidden, hidden),
-            attention_norm: norm("attention.output.LayerNorm"),
-            up: dense("intermediate.dense", hidden, wide),
-            down: dense("output.dense", wide, hidden),
-            output_norm: norm("output.LayerNorm"),
+            post_norm,
         }
     }
 }

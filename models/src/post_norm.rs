@@ -36,19 +36,19 @@ pub(crate) struct LayerSpec {
 }
 
 /// What a family calls the parts of a layer.
-struct LayerNames {
-    layer: &'static str,
-    query: &'static str,
-    key: &'static str,
-    value: &'static str,
-    attention_output: &'static str,
-    attention_norm: &'static str,
-    up: &'static str,
-    down: &'static str,
-    output_norm: &'static str,
+pub(crate) struct LayerNames {
+    pub(crate) layer: &'static str,
+    pub(crate) query: &'static str,
+    pub(crate) key: &'static str,
+    pub(crate) value: &'static str,
+    pub(crate) attention_output: &'static str,
+    pub(crate) attention_norm: &'static str,
+    pub(crate) up: &'static str,
+    pub(crate) down: &'static str,
+    pub(crate) output_norm: &'static str,
 }
 
-const BERT_NAMES: LayerNames = LayerNames {
+pub(crate) const BERT_NAMES: LayerNames = LayerNames {
     layer: "encoder.layer",
     query: "attention.self.query",
     key: "attention.self.key",
@@ -102,19 +102,13 @@ impl PostNormSpec {
         }
         found.extend(self.norm.tensors());
         found.extend(self.projection.iter().flat_map(DenseSpec::tensors));
-        for layer in &self.layers {
-            let LayerSpec { query, key, value, attention_output, up, down, .. } = layer;
-            let products = [query, key, value, attention_output, up, down];
-            found.extend(products.into_iter().flat_map(DenseSpec::tensors));
-            found.extend(layer.attention_norm.tensors());
-            found.extend(layer.output_norm.tensors());
-        }
+        found.extend(self.layers.iter().flat_map(LayerSpec::tensors));
         found
     }
 }
 
 impl LayerSpec {
-    fn new(config: &ModelConfig, names: &LayerNames, at: usize) -> Self {
+    pub(crate) fn new(config: &ModelConfig, names: &LayerNames, at: usize) -> Self {
         let (hidden, wide) = (config.hidden, config.intermediate);
         let name = |part: &str| format!("{}.{at}.{part}", names.layer);
         let dense = |part, inputs, outputs| DenseSpec::new(name(part), inputs, outputs, true);
@@ -129,6 +123,16 @@ impl LayerSpec {
             down: dense(names.down, wide, hidden),
             output_norm: norm(names.output_norm),
         }
+    }
+
+    /// Name and shape of every tensor, always in one order.
+    pub(crate) fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+        let Self { query, key, value, attention_output, up, down, .. } = self;
+        let products = [query, key, value, attention_output, up, down];
+        let mut found: Vec<_> = products.into_iter().flat_map(DenseSpec::tensors).collect();
+        found.extend(self.attention_norm.tensors());
+        found.extend(self.output_norm.tensors());
+        found
     }
 }
 

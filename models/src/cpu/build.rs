@@ -10,7 +10,7 @@ use crate::config::{Activation, Architecture, Family, ModelConfig};
 use crate::error::ModelError;
 use crate::folder::ModelFolder;
 use crate::parts::Parts;
-use crate::post_norm::PostNormSpec;
+use crate::post_norm::{self, PostNormSpec};
 use crate::tensors::{DenseSpec, NormSpec, TableSpec, resolve};
 use crate::weights::{OpenWeights, WeightFiles};
 
@@ -31,7 +31,7 @@ pub(super) fn encoder(folder: &ModelFolder) -> Result<Option<EncoderSpec>, Model
         eps: config.norm_eps,
     };
     match (&parts, &config.family) {
-        (Parts::PostNorm(spec), _) => post_norm(config, spec, &views).map(Some),
+        (Parts::PostNorm(spec), _) => post_norm_encoder(config, spec, &views).map(Some),
         (Parts::ModernBert(spec), Family::ModernBert(own)) => {
             modern_bert::encoder(config, own, spec, &views).map(Some)
         }
@@ -42,31 +42,12 @@ pub(super) fn encoder(folder: &ModelFolder) -> Result<Option<EncoderSpec>, Model
     }
 }
 
-fn post_norm(
+fn post_norm_encoder(
     config: &ModelConfig,
     spec: &PostNormSpec,
     views: &Views<'_>,
 ) -> Result<EncoderSpec, ModelError> {
     let roberta = matches!(config.architecture, Architecture::Roberta | Architecture::XlmRoberta);
-    let layer = |layer: &crate::post_norm::LayerSpec| {
-        Ok(LayerSpec {
-            query: views.dense(&layer.query)?,
-            key: views.dense(&layer.key)?,
-            value: views.dense(&layer.value)?,
-            attention_output: views.dense(&layer.attention_output)?,
-            attention_pre_norm: None,
-            attention_norm: Some(views.norm(&layer.attention_norm)?),
-            output_pre_norm: None,
-            up: views.dense(&layer.up)?,
-            gate: None,
-            down: views.dense(&layer.down)?,
-            output_norm: Some(views.norm(&layer.output_norm)?),
-            window: None,
-            rotary_base: None,
-            position_key: None,
-            position_query: None,
-        })
-    };
     Ok(EncoderSpec {
         embeddings: Embeddings {
             word: views.table(&spec.words)?,
@@ -81,7 +62,11 @@ fn post_norm(
             projection: spec.projection.as_ref().map(|dense| views.dense(dense)).transpose()?,
             norm_place: NormPlace::BeforeProjection,
         },
-        layers: spec.layers.iter().map(layer).collect::<Result<_, ModelError>>()?,
+        layers: spec
+            .layers
+            .iter()
+            .map(|layer| post_norm_layer(layer, views))
+            .collect::<Result<_, _>>()?,
         final_norm: None,
         heads: config.heads,
         score_terms: 1,
@@ -92,6 +77,30 @@ fn post_norm(
             layers: spec.head.iter().map(|own| head(own, views)).collect::<Result<_, _>>()?,
         },
         tokens_max: config.tokens_max(),
+    })
+}
+
+/// A layer with its norms after the residuals, and no positions of its own.
+pub(super) fn post_norm_layer(
+    layer: &post_norm::LayerSpec,
+    views: &Views<'_>,
+) -> Result<LayerSpec, ModelError> {
+    Ok(LayerSpec {
+        query: views.dense(&layer.query)?,
+        key: views.dense(&layer.key)?,
+        value: views.dense(&layer.value)?,
+        attention_output: views.dense(&layer.attention_output)?,
+        attention_pre_norm: None,
+        attention_norm: Some(views.norm(&layer.attention_norm)?),
+        output_pre_norm: None,
+        up: views.dense(&layer.up)?,
+        gate: None,
+        down: views.dense(&layer.down)?,
+        output_norm: Some(views.norm(&layer.output_norm)?),
+        window: None,
+        rotary_base: None,
+        position_key: None,
+        position_query: None,
     })
 }
 

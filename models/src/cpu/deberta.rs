@@ -4,7 +4,7 @@ use postsort_cpu::{
     Embeddings, EncoderSpec, HeadSpec, LayerSpec, NormPlace, Pooling, Positions, RelativePositions,
 };
 
-use super::build::{Views, activation, head};
+use super::build::{Views, activation, head, post_norm_layer};
 use crate::config::{DebertaConfig, ModelConfig};
 use crate::deberta::{self, DebertaSpec};
 use crate::error::ModelError;
@@ -53,20 +53,8 @@ pub(super) fn encoder(
 fn layer(spec: &deberta::LayerSpec, views: &Views<'_>) -> Result<LayerSpec, ModelError> {
     let (key, query) = (spec.position_key.as_ref(), spec.position_query.as_ref());
     Ok(LayerSpec {
-        attention_pre_norm: None,
-        query: views.dense(&spec.query)?,
-        key: views.dense(&spec.key)?,
-        value: views.dense(&spec.value)?,
-        attention_output: views.dense(&spec.attention_output)?,
-        attention_norm: Some(views.norm(&spec.attention_norm)?),
-        output_pre_norm: None,
-        up: views.dense(&spec.up)?,
-        gate: None,
-        down: views.dense(&spec.down)?,
-        output_norm: Some(views.norm(&spec.output_norm)?),
-        window: None,
-        rotary_base: None,
         position_key: key.map(|dense| views.dense(dense)).transpose()?,
         position_query: query.map(|dense| views.dense(dense)).transpose()?,
+        ..post_norm_layer(&spec.post_norm, views)?
     })
 }
