@@ -12,7 +12,7 @@ use crate::http::{ClassifyResult, Presentation, error_json};
 use crate::input::Input;
 use crate::pipeline::{ClassifyOptions, Pipeline};
 use crate::scheduler::Priority;
-use crate::telemetry::{noting, request_id};
+use crate::telemetry::{RequestId, noting, request_id};
 
 /// Mails of one back-fill that are under way: enough to keep the engine busy while answers are
 /// written, too few to matter in the queue.
@@ -28,7 +28,7 @@ pub struct BackFill {
     options: ClassifyOptions,
     presentation: Presentation,
     /// The request that it came by.
-    request_id: Option<Arc<str>>,
+    request_id: Option<RequestId>,
 }
 
 /// One mail's line.

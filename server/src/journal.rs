@@ -34,7 +34,7 @@ impl Journal {
         let Some(store) = self.0.get() else { return };
         let folder = &classified.version.folder;
         let (labels, temperature) = (folder.labels(), folder.manifest().temperature);
-        let request_id = request_id().unwrap_or_default();
+        let request_id = request_id().map(|id| id.text()).unwrap_or_default();
         let at = SystemTime::now();
         for (place, answer) in (item_first..).zip(&classified.answers) {
             let verdict = &answer.verdict;

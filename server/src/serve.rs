@@ -44,7 +44,7 @@ pub async fn run(
     }
     let app = App::new(Arc::clone(&pipeline), config)?;
     let keeping = tokio::spawn(keep(Arc::clone(&pipeline)));
-    let preload = tokio::spawn(preload(app.clone(), config.preload.clone()));
+    let preload = tokio::spawn(preload(Arc::clone(&app), config.preload.clone()));
     let models = tokio::spawn(tend_models(Arc::clone(&pipeline), config.watch, config.idle_unload));
 
     let (draining, drained) = (Arc::clone(&app.life), config.drain_timeout);
@@ -121,7 +121,7 @@ async fn tend_models(pipeline: Arc<Pipeline>, watch: Option<Duration>, idle: Opt
 
 /// Those that the settings name and those that manifests pin. A model that fails to load is logged
 /// and shown by `/health`; the others are served.
-async fn preload(app: App, mut names: Vec<String>) {
+async fn preload(app: Arc<App>, mut names: Vec<String>) {
     let catalog = &app.pipeline.catalog;
     names.extend(catalog.pinned_by_manifest());
     for name in names {

@@ -112,7 +112,7 @@ struct MessageQuery {
     )
 )]
 pub(super) async fn analyze(
-    State(app): State<App>,
+    State(app): State<Arc<App>>,
     request: Request,
 ) -> Result<Json<AnalyzeResponse>, Error> {
     let headers = super::call::options(request.headers())?;
@@ -164,10 +164,10 @@ impl Outcome {
     }
 }
 
-impl FromRequest<App> for AnalyzeRequest {
+impl FromRequest<Arc<App>> for AnalyzeRequest {
     type Rejection = Error;
 
-    async fn from_request(request: Request, app: &App) -> Result<Self, Error> {
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Error> {
         let known = "models, top_k, long, priority, timeout_ms, cache, abstain_below, explain";
         let named = |names: String| names.split(',').map(str::to_owned).collect();
         message_or_json(request, app, known, |query: MessageQuery, message| Self {

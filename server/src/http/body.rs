@@ -1,5 +1,7 @@
 //! Reading a request's body: bounded in bytes and in time, with errors that quote nothing of it.
 
+use std::sync::Arc;
+
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, HeaderValue, header};
@@ -13,7 +15,7 @@ use crate::error::Error;
 /// The body of a call that changes what is served. Refused if another site's page sent it: that
 /// could not read the answer, but would have changed things all the same. Browsers say so by
 /// themselves (Fetch Metadata); programs say nothing.
-async fn operators_body(request: Request, app: &App) -> Result<Bytes, Error> {
+async fn operators_body(request: Request, app: &Arc<App>) -> Result<Bytes, Error> {
     match request.headers().get("sec-fetch-site").map(HeaderValue::as_bytes) {
         None | Some(b"same-origin" | b"none") => {}
         Some(_) => return Err(Error::OtherSite),
@@ -24,10 +26,10 @@ async fn operators_body(request: Request, app: &App) -> Result<Bytes, Error> {
 /// An operator's call with a JSON body, or none: then the default.
 pub(super) struct OptionalJson<T>(pub(super) T);
 
-impl<T: DeserializeOwned + Default> FromRequest<App> for OptionalJson<T> {
+impl<T: DeserializeOwned + Default> FromRequest<Arc<App>> for OptionalJson<T> {
     type Rejection = Error;
 
-    async fn from_request(request: Request, app: &App) -> Result<Self, Error> {
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Error> {
         let bytes = operators_body(request, app).await?;
         if bytes.is_empty() { Ok(Self(T::default())) } else { parse(&bytes).map(Self) }
     }
@@ -37,10 +39,10 @@ impl<T: DeserializeOwned + Default> FromRequest<App> for OptionalJson<T> {
 /// body is closed after the answer, and with it goes the client's next request.
 pub(super) struct IgnoredBody;
 
-impl FromRequest<App> for IgnoredBody {
+impl FromRequest<Arc<App>> for IgnoredBody {
     type Rejection = Error;
 
-    async fn from_request(request: Request, app: &App) -> Result<Self, Error> {
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Error> {
         operators_body(request, app).await.map(|_| Self)
     }
 }

@@ -1,5 +1,6 @@
 //! What a request's headers say of how to classify: the same for every protocol.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{FromRequest, Query, Request};
@@ -25,10 +26,10 @@ pub(super) struct Call<T> {
     pub(super) options: ClassifyOptions,
 }
 
-impl<T: DeserializeOwned> FromRequest<App> for Call<T> {
+impl<T: DeserializeOwned> FromRequest<Arc<App>> for Call<T> {
     type Rejection = Error;
 
-    async fn from_request(request: Request, app: &App) -> Result<Self, Error> {
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Error> {
         let options = options(request.headers())?;
         if !is_json(request.headers()) {
             return Err(Error::UnsupportedMediaType { supported: "application/json" });
@@ -42,7 +43,7 @@ impl<T: DeserializeOwned> FromRequest<App> for Call<T> {
 /// the rest.
 pub(super) async fn message_or_json<T: DeserializeOwned, Q: DeserializeOwned>(
     request: Request,
-    app: &App,
+    app: &Arc<App>,
     known: &str,
     call: impl FnOnce(Q, Input) -> T,
 ) -> Result<T, Error> {

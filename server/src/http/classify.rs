@@ -1,5 +1,6 @@
 //! `POST /v1/classify`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
@@ -221,7 +222,10 @@ struct MessageQuery {
         (status = 504, description = "deadline"), (status = 507, description = "larger than the budget"),
     )
 )]
-pub(super) async fn classify(State(app): State<App>, request: Request) -> Result<Response, Error> {
+pub(super) async fn classify(
+    State(app): State<Arc<App>>,
+    request: Request,
+) -> Result<Response, Error> {
     let headers = super::call::options(request.headers())?;
     let call = ClassifyRequest::from_request(request, &app).await?;
     let inputs = bounded(call.inputs.0, app.pipeline.limits.items_max)?;
@@ -258,10 +262,10 @@ pub(super) fn bounded<T>(inputs: Vec<T>, items_max: usize) -> Result<Vec<T>, Err
     Ok(inputs)
 }
 
-impl FromRequest<App> for ClassifyRequest {
+impl FromRequest<Arc<App>> for ClassifyRequest {
     type Rejection = Error;
 
-    async fn from_request(request: Request, app: &App) -> Result<Self, Error> {
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Error> {
         let known = "model, top_k, function_to_apply, long, priority, timeout_ms, cache, \
             abstain_below, explain";
         message_or_json(request, app, known, |query: MessageQuery, message| Self {

@@ -5,6 +5,7 @@
 //! kept by the browser for ever.
 
 use std::io::Write;
+use std::sync::Arc;
 use std::sync::LazyLock;
 
 use axum::Router;
@@ -64,7 +65,7 @@ struct Asset {
     gzip: Bytes,
 }
 
-pub(super) fn routes() -> Router<App> {
+pub(super) fn routes() -> Router<Arc<App>> {
     Router::new().route("/", get(page)).route("/assets/{hash}/{file}", get(file))
 }
 

@@ -1,5 +1,7 @@
 //! `POST /v1/feedback`: the true label of a mail that was classified.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::State;
 use postsort_cache::Digest;
@@ -55,7 +57,7 @@ pub(super) struct FeedbackResponse {
         (status = 501, description = "no store"), (status = 503, description = "store unavailable"))
 )]
 pub(super) async fn feedback(
-    State(app): State<App>,
+    State(app): State<Arc<App>>,
     OptionalJson(call): OptionalJson<FeedbackRequest>,
 ) -> Result<Json<FeedbackResponse>, Error> {
     let store = app.pipeline.journal.store()?;

@@ -1,5 +1,7 @@
 //! Health: nothing here waits for inference or loading.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -21,7 +23,7 @@ pub(super) async fn livez() -> &'static str {
 
 /// The server can answer; 503 with the reasons while it cannot
 #[utoipa::path(get, path = "/readyz", tag = "health", responses((status = 200), (status = 503)))]
-pub(super) async fn readyz(State(app): State<App>) -> Response {
+pub(super) async fn readyz(State(app): State<Arc<App>>) -> Response {
     let reasons = reasons(&app);
     (status(&reasons), Json(json!({"ready": reasons.is_empty(), "reasons": reasons})))
         .into_response()
@@ -80,7 +82,7 @@ pub(super) fn judge(app: &App, memory: &MemoryReading) -> Judgement {
 
 /// Everything an operator asks first
 #[utoipa::path(get, path = "/health", tag = "health", responses((status = 200), (status = 503)))]
-pub(super) async fn health(State(app): State<App>) -> Response {
+pub(super) async fn health(State(app): State<Arc<App>>) -> Response {
     let (catalog, memory) = (&app.pipeline.catalog, MemoryReading::take());
     let judgement = judge(&app, &memory);
     let models: Vec<Value> = catalog

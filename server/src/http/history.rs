@@ -1,5 +1,6 @@
 //! `GET /v1/history`: what was said of which mail, page by page. Of a mail there is but a digest.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use axum::Json;
@@ -90,7 +91,7 @@ struct HistoryTimings {
     responses((status = 200, body = History), (status = 400, description = "malformed"),
         (status = 501, description = "no store"), (status = 503, description = "store unavailable"))
 )]
-pub(super) async fn history(State(app): State<App>, uri: Uri) -> Result<Json<History>, Error> {
+pub(super) async fn history(State(app): State<Arc<App>>, uri: Uri) -> Result<Json<History>, Error> {
     let known = "model, label, mail, request_id, since, until, after, limit";
     let Query(query) =
         Query::<HistoryQuery>::try_from_uri(&uri).map_err(|_| Error::malformed("query", known))?;

@@ -1,4 +1,5 @@
-//! Every request is counted, timed and weighed, whatever endpoint it asks.
+//! Every request is counted, timed, weighed and told of, whatever endpoint it asks: one layer, for
+//! each is paid for by every request.
 
 use std::sync::Arc;
 
@@ -9,18 +10,33 @@ use axum::response::Response;
 use http_body_util::BodyExt;
 
 use super::linger::{self, RestBytesMax};
-use crate::telemetry::{ByteCounter, HttpMetrics};
+use super::trace::{Identity, Tracer};
+use crate::telemetry::{ByteCounter, HttpMetrics, noting};
+
+/// What is told, and to whom.
+pub(super) struct Observers {
+    pub(super) http: Arc<HttpMetrics>,
+    pub(super) tracer: Arc<Tracer>,
+    pub(super) rest: RestBytesMax,
+}
 
 pub(super) async fn measure(
-    State((http, rest)): State<(Arc<HttpMetrics>, RestBytesMax)>,
+    State(observers): State<Arc<Observers>>,
     request: Request,
     next: Next,
 ) -> Response {
-    let in_flight = http.begin(Route::of(&request).name());
+    let Observers { http, tracer, rest } = &*observers;
+    let route = Route::of(&request);
+    let in_flight = http.begin(route.name());
+    let identity = Identity::of(&request);
     let request = request.map(|body| weighed(body, in_flight.request_bytes()));
-    let response = linger::answered(request, next, rest).await;
-    let response = response.map(|body| weighed(body, in_flight.response_bytes()));
-    in_flight.answered(response.status().as_u16());
+    let answer = linger::answered(request, next, *rest);
+    let (response, notes) = noting(identity.request_id(), answer).await;
+    let mut response = response.map(|body| weighed(body, in_flight.response_bytes()));
+    identity.mark(&mut response);
+    let status = response.status().as_u16();
+    let duration = in_flight.answered(status);
+    tracer.tell(identity, route.name(), (status, duration), notes);
     response
 }
 

@@ -19,7 +19,7 @@ use crate::telemetry::{Readings, Vitals};
 
 /// Prometheus metrics
 #[utoipa::path(get, path = "/metrics", tag = "health", responses((status = 200)))]
-pub(super) async fn metrics(State(app): State<App>) -> Response {
+pub(super) async fn metrics(State(app): State<Arc<App>>) -> Response {
     let (pipeline, catalog) = (&app.pipeline, &app.pipeline.catalog);
     for entry in catalog.entries() {
         entry.metrics.set_residency(&catalog.stats(&entry), &catalog.resident_bytes(&entry));
@@ -61,7 +61,7 @@ pub(super) async fn metrics(State(app): State<App>) -> Response {
 
 /// The same in short, as JSON: what the dashboard shows
 #[utoipa::path(get, path = "/api/metrics", tag = "health", responses((status = 200)))]
-pub(super) async fn summary(State(app): State<App>) -> Json<Value> {
+pub(super) async fn summary(State(app): State<Arc<App>>) -> Json<Value> {
     let (pipeline, catalog) = (&app.pipeline, &app.pipeline.catalog);
     let memory = MemoryReading::take();
     let judgement = judge(&app, &memory);

@@ -26,6 +26,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::Router;
+use axum::handler::Handler;
 use axum::http::{Method, Uri};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::IntoResponse;
@@ -44,7 +45,7 @@ pub(crate) use stats::{Hour, HourObjectives, ModelSums, StatsResponse};
 pub use trace::Tracer;
 
 /// What handlers share.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct App {
     /// Answers requests.
     pub pipeline: Arc<Pipeline>,
@@ -65,12 +66,12 @@ impl App {
     ///
     /// # Errors
     /// See [`Tracer::new`].
-    pub fn new(pipeline: Arc<Pipeline>, config: &Config) -> Result<Self, Error> {
+    pub fn new(pipeline: Arc<Pipeline>, config: &Config) -> Result<Arc<Self>, Error> {
         let http_metrics = Arc::new(HttpMetrics::new(Arc::clone(&pipeline.metrics)));
         let models_dir = Arc::from(config.models_dir.as_path());
         let tracer = Arc::new(Tracer::new(config.traces.clone())?);
         let (life, compute_threads) = (Arc::default(), config.threads);
-        Ok(Self { pipeline, life, http_metrics, tracer, models_dir, compute_threads })
+        Ok(Arc::new(Self { pipeline, life, http_metrics, tracer, models_dir, compute_threads }))
     }
 }
 
@@ -110,10 +111,14 @@ impl Life {
 }
 
 /// All routes with their layers.
-pub fn router(app: App) -> Router {
-    let http_metrics = Arc::clone(&app.http_metrics);
-    let tracer = Arc::clone(&app.tracer);
-    let rest = linger::RestBytesMax(app.pipeline.limits.body_bytes_max.saturating_mul(4));
+pub fn router(app: Arc<App>) -> Router {
+    let observers = Arc::new(measure::Observers {
+        http: Arc::clone(&app.http_metrics),
+        tracer: Arc::clone(&app.tracer),
+        rest: linger::RestBytesMax(app.pipeline.limits.body_bytes_max.saturating_mul(4)),
+    });
+    // Only where it may change anything: every layer costs every request a box.
+    let own_form = from_fn(error::in_the_protocols_own_form);
     Router::new()
         .route("/v1/analyze", post(analyze::analyze))
         .route("/v1/classify", post(classify::classify))
@@ -130,8 +135,8 @@ pub fn router(app: App) -> Router {
         .route("/v1/feedback", post(feedback::feedback))
         .route("/v1/history", get(history::history))
         .route("/v1/stats", get(stats::stats))
-        .merge(tei::routes())
-        .merge(oip::routes())
+        .merge(tei::routes().layer(own_form.clone()))
+        .merge(oip::routes().layer(own_form.clone()))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
         .route("/health", get(health::health))
@@ -140,12 +145,10 @@ pub fn router(app: App) -> Router {
         .route("/api/metrics", get(metrics::summary))
         .merge(dashboard::routes())
         .merge(openapi::routes())
-        .fallback(unknown_endpoint)
-        .method_not_allowed_fallback(unknown_endpoint)
-        .layer(from_fn(error::in_the_protocols_own_form))
+        .fallback(unknown_endpoint.layer(own_form.clone()))
+        .method_not_allowed_fallback(unknown_endpoint.layer(own_form))
         .layer(CatchPanicLayer::custom(|_| Error::Internal.into_response()))
-        .layer(from_fn_with_state((http_metrics, rest), measure::measure))
-        .layer(from_fn_with_state(tracer, trace::trace))
+        .layer(from_fn_with_state(observers, measure::measure))
         .with_state(app)
 }
 

@@ -1,6 +1,7 @@
 //! `/v1/models`: what there is, what is in memory, and the operator's hand on it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
@@ -254,7 +255,7 @@ pub(super) struct ModelList {
 
 /// List the models
 #[utoipa::path(get, path = "/v1/models", tag = "models", responses((status = 200, body = ModelList)))]
-pub(super) async fn list(State(app): State<App>) -> Json<ModelList> {
+pub(super) async fn list(State(app): State<Arc<App>>) -> Json<ModelList> {
     let catalog = &app.pipeline.catalog;
     let devices = catalog.devices();
     Json(ModelList {
@@ -274,7 +275,7 @@ fn shown(app: &App, entry: &Entry) -> Shown {
 /// Show a model
 #[utoipa::path(get, path = "/v1/models/{model}", tag = "models",
     responses((status = 200, body = ModelInfo), (status = 404)))]
-pub(super) async fn show(State(app): State<App>, Path(model): Path<String>) -> Shown {
+pub(super) async fn show(State(app): State<Arc<App>>, Path(model): Path<String>) -> Shown {
     shown(&app, &*app.pipeline.catalog.entry(Some(&model))?)
 }
 
@@ -282,7 +283,7 @@ pub(super) async fn show(State(app): State<App>, Path(model): Path<String>) -> S
 #[utoipa::path(post, path = "/v1/models/{model}/load", tag = "models",
     responses((status = 200, body = ModelInfo), (status = 503), (status = 507)))]
 pub(super) async fn load(
-    State(app): State<App>,
+    State(app): State<Arc<App>>,
     Path(model): Path<String>,
     _: IgnoredBody,
 ) -> Shown {
@@ -296,7 +297,7 @@ pub(super) async fn load(
 #[utoipa::path(post, path = "/v1/models/{model}/unload", tag = "models",
     responses((status = 200, body = ModelInfo)))]
 pub(super) async fn unload(
-    State(app): State<App>,
+    State(app): State<Arc<App>>,
     Path(model): Path<String>,
     _: IgnoredBody,
 ) -> Shown {
@@ -310,7 +311,7 @@ pub(super) async fn unload(
 #[utoipa::path(post, path = "/v1/models/{model}/pin", tag = "models",
     responses((status = 200, body = ModelInfo)))]
 pub(super) async fn pin(
-    State(app): State<App>,
+    State(app): State<Arc<App>>,
     Path(model): Path<String>,
     _: IgnoredBody,
 ) -> Shown {
@@ -321,7 +322,7 @@ pub(super) async fn pin(
 #[utoipa::path(post, path = "/v1/models/{model}/unpin", tag = "models",
     responses((status = 200, body = ModelInfo)))]
 pub(super) async fn unpin(
-    State(app): State<App>,
+    State(app): State<Arc<App>>,
     Path(model): Path<String>,
     _: IgnoredBody,
 ) -> Shown {
@@ -339,7 +340,7 @@ fn set_pinned(app: &App, model: &str, pinned: bool) -> Shown {
 #[utoipa::path(post, path = "/v1/models", tag = "models",
     responses((status = 200, body = Rescanned)))]
 pub(super) async fn rescan(
-    State(app): State<App>,
+    State(app): State<Arc<App>>,
     _: IgnoredBody,
 ) -> Result<Json<Rescanned>, Error> {
     Ok(Json(app.pipeline.catalog.rescan().await?))
@@ -360,7 +361,7 @@ pub(super) struct ReloadRequest {
     request_body = Option<ReloadRequest>,
     responses((status = 200, body = ModelInfo), (status = 404), (status = 409), (status = 503)))]
 pub(super) async fn reload(
-    State(app): State<App>,
+    State(app): State<Arc<App>>,
     Path(model): Path<String>,
     OptionalJson(call): OptionalJson<ReloadRequest>,
 ) -> Shown {
@@ -377,7 +378,7 @@ pub(super) async fn reload(
 #[utoipa::path(post, path = "/v1/models/{model}/promote", tag = "models",
     responses((status = 200, body = ModelInfo), (status = 409)))]
 pub(super) async fn promote(
-    State(app): State<App>,
+    State(app): State<Arc<App>>,
     Path(model): Path<String>,
     _: IgnoredBody,
 ) -> Shown {
@@ -391,7 +392,7 @@ pub(super) async fn promote(
 #[utoipa::path(post, path = "/v1/models/{model}/rollback", tag = "models",
     responses((status = 200, body = ModelInfo), (status = 409), (status = 503)))]
 pub(super) async fn rollback(
-    State(app): State<App>,
+    State(app): State<Arc<App>>,
     Path(model): Path<String>,
     _: IgnoredBody,
 ) -> Shown {

@@ -20,7 +20,7 @@ use crate::error::Error;
 use crate::input::Input;
 use crate::pipeline::ClassifyOptions;
 
-pub(super) fn routes() -> Router<App> {
+pub(super) fn routes() -> Router<Arc<App>> {
     let versioned = |suffix: &str| format!("/v2/models/{{model}}/versions/{{version}}{suffix}");
     Router::new()
         .route("/v2", get(server))
@@ -75,7 +75,7 @@ async fn live() -> Json<Value> {
 /// OIP: a model
 #[utoipa::path(get, path = "/v2/models/{model}", tag = "compatible", responses((status = 200)))]
 pub(super) async fn metadata(
-    State(app): State<App>,
+    State(app): State<Arc<App>>,
     Path(named): Path<Named>,
 ) -> Result<Json<Value>, Error> {
     let entry = named.entry(&app)?;
@@ -95,7 +95,7 @@ pub(super) async fn metadata(
 
 /// Lazy models are ready: the first request loads them.
 async fn ready(
-    State(app): State<App>,
+    State(app): State<Arc<App>>,
     Path(named): Path<Named>,
 ) -> Result<(StatusCode, Json<Value>), Error> {
     let entry = named.entry(&app)?;
@@ -147,7 +147,7 @@ struct OutputTensor {
 #[utoipa::path(post, path = "/v2/models/{model}/infer", tag = "compatible",
     request_body = InferRequest, responses((status = 200)))]
 pub(super) async fn infer(
-    State(app): State<App>,
+    State(app): State<Arc<App>>,
     Path(named): Path<Named>,
     Call { body: call, options }: Call<InferRequest>,
 ) -> Result<Json<Value>, Error> {
@@ -218,7 +218,10 @@ fn text_tensor(inputs: Vec<InputTensor>) -> Result<Vec<String>, Error> {
     Ok(tensor.data)
 }
 
-async fn stats(State(app): State<App>, Path(named): Path<Named>) -> Result<Json<Value>, Error> {
+async fn stats(
+    State(app): State<Arc<App>>,
+    Path(named): Path<Named>,
+) -> Result<Json<Value>, Error> {
     let entry = named.entry(&app)?;
     let residency = app.pipeline.catalog.stats(&entry);
     Ok(Json(json!({"model_stats": [{
@@ -234,7 +237,7 @@ async fn stats(State(app): State<App>, Path(named): Path<Named>) -> Result<Json<
 
 /// OIP: list the models
 #[utoipa::path(post, path = "/v2/repository/index", tag = "compatible", responses((status = 200)))]
-pub(super) async fn index(State(app): State<App>, _: IgnoredBody) -> Json<Value> {
+pub(super) async fn index(State(app): State<Arc<App>>, _: IgnoredBody) -> Json<Value> {
     let catalog = &app.pipeline.catalog;
     let row = |entry: &Arc<Entry>| {
         let stats = catalog.stats(entry);
@@ -259,7 +262,7 @@ fn revision(entry: &Entry) -> String {
 }
 
 async fn load(
-    State(app): State<App>,
+    State(app): State<Arc<App>>,
     Path(model): Path<String>,
     _: IgnoredBody,
 ) -> Result<Json<Value>, Error> {
@@ -269,7 +272,7 @@ async fn load(
 }
 
 async fn unload(
-    State(app): State<App>,
+    State(app): State<Arc<App>>,
     Path(model): Path<String>,
     _: IgnoredBody,
 ) -> Result<Json<Value>, Error> {

@@ -1,5 +1,7 @@
 //! The API described: `/openapi.json`, and a page to try it at `/docs`.
 
+use std::sync::Arc;
+
 use axum::Router;
 use utoipa::OpenApi;
 use utoipa_swagger_ui::SwaggerUi;
@@ -28,6 +30,6 @@ use super::{
 )]
 struct Api;
 
-pub(super) fn routes() -> Router<App> {
+pub(super) fn routes() -> Router<Arc<App>> {
     Router::new().merge(SwaggerUi::new("/docs").url("/openapi.json", Api::openapi()))
 }

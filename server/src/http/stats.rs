@@ -1,6 +1,7 @@
 //! `GET /v1/stats`: what was said by model and hour, and how often it was right.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use axum::Json;
@@ -123,7 +124,10 @@ pub(crate) struct HourObjectives {
     responses((status = 200, body = StatsResponse), (status = 400, description = "malformed"),
         (status = 501, description = "no store"), (status = 503, description = "store unavailable"))
 )]
-pub(super) async fn stats(State(app): State<App>, uri: Uri) -> Result<Json<StatsResponse>, Error> {
+pub(super) async fn stats(
+    State(app): State<Arc<App>>,
+    uri: Uri,
+) -> Result<Json<StatsResponse>, Error> {
     let Query(query) = Query::<StatsQuery>::try_from_uri(&uri)
         .map_err(|_| Error::malformed("query", "model, since, until"))?;
     let store = app.pipeline.journal.store()?;

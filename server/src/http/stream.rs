@@ -59,7 +59,7 @@ pub(super) struct StreamQuery {
     responses((status = 200, content_type = "application/x-ndjson", body = String))
 )]
 pub(super) async fn classify_stream(
-    State(app): State<App>,
+    State(app): State<Arc<App>>,
     request: Request,
 ) -> Result<Response, Error> {
     let Query(query) = Query::<StreamQuery>::try_from_uri(request.uri()).map_err(|_| {

@@ -1,6 +1,7 @@
 //! Text Embeddings Inference's `/predict`: its shapes, errors and headers, so that its clients work
 //! unchanged.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Path, State};
@@ -18,7 +19,7 @@ use crate::error::Error;
 use crate::input::Input;
 use crate::pipeline::{Classified, ClassifyOptions};
 
-pub(super) fn routes() -> Router<App> {
+pub(super) fn routes() -> Router<Arc<App>> {
     Router::new()
         .route("/predict", post(predict))
         .route("/models/{model}/predict", post(predict_by))
@@ -99,7 +100,7 @@ enum PredictResponse {
 #[utoipa::path(post, path = "/predict", tag = "compatible", request_body = PredictRequest,
     responses((status = 200, body = PredictResponse)))]
 pub(super) async fn predict(
-    State(app): State<App>,
+    State(app): State<Arc<App>>,
     call: Call<PredictRequest>,
 ) -> Result<Response, Error> {
     answer(&app, None, call).await
@@ -109,7 +110,7 @@ pub(super) async fn predict(
 #[utoipa::path(post, path = "/models/{model}/predict", tag = "compatible",
     request_body = PredictRequest, responses((status = 200, body = PredictResponse)))]
 pub(super) async fn predict_by(
-    State(app): State<App>,
+    State(app): State<Arc<App>>,
     Path(model): Path<String>,
     call: Call<PredictRequest>,
 ) -> Result<Response, Error> {
@@ -177,7 +178,7 @@ fn headers(answer: &Classified, characters: usize) -> HeaderMap {
 
 /// TEI: what is served
 #[utoipa::path(get, path = "/info", tag = "compatible", responses((status = 200)))]
-pub(super) async fn info(State(app): State<App>) -> Result<Json<serde_json::Value>, Error> {
+pub(super) async fn info(State(app): State<Arc<App>>) -> Result<Json<serde_json::Value>, Error> {
     let entry = app.pipeline.catalog.entry(None)?;
     let folder = &entry.current()?.folder;
     let labels = folder.labels().names();

@@ -1,18 +1,15 @@
 //! A request's identity, in and out, and what is told of it: a log line if it was slow or failed, a
 //! trace to the collector. Never a word of what it asked.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, Method};
-use axum::middleware::Next;
 use axum::response::Response;
 
-use super::measure::Route;
 use crate::telemetry::{
-    RequestTrace, TraceContext, TraceExporter, TraceSettings, noting, usable_request_id,
+    Notes, RequestId, RequestTrace, TraceContext, TraceExporter, TraceSettings,
 };
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -48,13 +45,14 @@ impl Tracer {
 
     /// Tells of a request that has ended; one of which nothing is to be told costs no more than that
     /// decision.
-    fn tell(
+    pub(super) fn tell(
         &self,
-        context: &TraceContext,
-        status: u16,
-        duration: Duration,
-        trace: impl FnOnce() -> RequestTrace,
+        Identity { context, request_id, method }: Identity,
+        endpoint: &str,
+        (status, duration): (u16, Duration),
+        notes: Notes,
     ) {
+        tracing::debug!(request_id = &*request_id.text(), endpoint, status, ?duration, "answered");
         let slow = duration >= self.settings.slow_request;
         let failed = status >= 500;
         let logged = (slow || failed) && self.may_log();
@@ -65,7 +63,17 @@ impl Tracer {
         if !logged && exporter.is_none() {
             return;
         }
-        let trace = trace();
+        let trace = RequestTrace {
+            context,
+            request_id,
+            method,
+            endpoint: endpoint.to_owned(),
+            status,
+            started: SystemTime::now() - duration,
+            began: Instant::now() - duration,
+            duration,
+            notes,
+        };
         if logged {
             log(&trace, if slow { "slow request" } else { "failed request" });
         }
@@ -92,7 +100,7 @@ fn log(trace: &RequestTrace, what: &'static str) {
     let note = trace.notes.first();
     let stage = |at: usize| note.map(|note| ms(note.stages[at].1));
     tracing::warn!(
-        request_id = &*trace.request_id,
+        request_id = &*trace.request_id.text(),
         trace_id = format!("{:032x}", trace.context.trace_id),
         endpoint = trace.endpoint,
         status = trace.status,
@@ -110,42 +118,36 @@ fn log(trace: &RequestTrace, what: &'static str) {
     );
 }
 
-pub(super) async fn trace(
-    State(tracer): State<Arc<Tracer>>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let clock = Instant::now();
-    let context = TraceContext::new(header(&request, &TRACEPARENT));
-    let given = header(&request, &REQUEST_ID).filter(|id| usable_request_id(id));
-    let request_id: Arc<str> = given.map_or_else(|| context.trace_id_text().into(), Arc::from);
-    let (method, endpoint) = (name(request.method()), Route::of(&request));
-
-    let (mut response, notes) = noting(Arc::clone(&request_id), next.run(request)).await;
-    if let Ok(value) = HeaderValue::from_str(&request_id) {
-        response.headers_mut().insert(REQUEST_ID, value);
-    }
-    if let Ok(value) = HeaderValue::try_from(context.traceparent()) {
-        response.headers_mut().insert(TRACEPARENT, value);
-    }
-    let (status, duration) = (response.status().as_u16(), clock.elapsed());
-    let endpoint = endpoint.name();
-    tracing::debug!(request_id = &*request_id, endpoint, status, ?duration, "answered");
-    tracer.tell(&context, status, duration, || RequestTrace {
-        context,
-        request_id,
-        method,
-        endpoint: endpoint.to_owned(),
-        status,
-        started: SystemTime::now() - duration,
-        duration,
-        notes,
-    });
-    response
+/// Who a request is, in its own words or in ours.
+pub(super) struct Identity {
+    context: TraceContext,
+    request_id: RequestId,
+    method: &'static str,
 }
 
-fn header<'a>(request: &'a Request, name: &HeaderName) -> Option<&'a str> {
-    request.headers().get(name)?.to_str().ok()
+impl Identity {
+    pub(super) fn of(request: &Request) -> Self {
+        let traceparent = request.headers().get(&TRACEPARENT);
+        let context = TraceContext::new(traceparent.and_then(|value| value.to_str().ok()));
+        let request_id = RequestId::new(request.headers().get(&REQUEST_ID), &context);
+        Self { context, request_id, method: name(request.method()) }
+    }
+
+    pub(super) fn request_id(&self) -> RequestId {
+        self.request_id.clone()
+    }
+
+    /// Tells the client; of the trace if it has one.
+    pub(super) fn mark(&self, response: &mut Response) {
+        if let Some(value) = self.request_id.header() {
+            response.headers_mut().insert(REQUEST_ID, value);
+        }
+        if self.context.parent_id.is_some()
+            && let Ok(value) = HeaderValue::try_from(self.context.traceparent())
+        {
+            response.headers_mut().insert(TRACEPARENT, value);
+        }
+    }
 }
 
 /// A client may send any word as its method; only those known are repeated.

@@ -57,8 +57,9 @@ impl Request {
         let (pipeline, entry) = (Arc::clone(&self.pipeline), Arc::clone(&self.entry));
         // What is left out makes texts that nobody sends.
         let options = ClassifyOptions { skip_cache: true, explain: false, ..self.options };
-        let (deadline, timings) = (self.deadline, Timings::default());
-        let mut beside = Self { pipeline, entry, options, deadline, timings, encodings: None };
+        let (deadline, timings, lapped) = (self.deadline, Timings::default(), self.lapped);
+        let mut beside =
+            Self { pipeline, entry, options, deadline, timings, lapped, encodings: None };
         let time = EXPLAIN_TIME / u32::try_from(answers.len()).unwrap_or(u32::MAX);
         for (text, answer) in texts.iter().zip(answers) {
             let Readable::One(text) = text else { continue };

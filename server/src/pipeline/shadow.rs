@@ -20,8 +20,8 @@ impl Request {
         let (pipeline, entry, deadline) =
             (Arc::clone(&self.pipeline), Arc::clone(&self.entry), self.deadline);
         let options = ClassifyOptions { priority: Priority::Bulk, ..self.options };
-        let timings = Timings::default();
-        let request = Self { pipeline, entry, options, deadline, timings, encodings: None };
+        let (timings, lapped) = (Timings::default(), self.lapped);
+        let request = Self { pipeline, entry, options, deadline, timings, lapped, encodings: None };
         let (version, texts, verdict) =
             (Arc::clone(version), Arc::clone(texts), Arc::clone(verdict));
         tokio::spawn(request.read_by_shadow(shadow, version, texts, at, verdict));

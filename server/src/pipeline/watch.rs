@@ -1,6 +1,6 @@
 //! How requests end, told to the metrics, the objectives and the traces.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use super::Timings;
 use crate::catalog::Entry;
@@ -44,7 +44,7 @@ impl<'a> RequestWatch<'a> {
             model: self.entry.name.as_str().into(),
             outcome,
             mails: self.mails,
-            started: SystemTime::now() - total,
+            started: self.started,
             total,
             stages: timings.stages(),
         });

@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use postsort_models::Reference;
 use serde::Serialize;
 
+use super::shards::Sharded;
 use super::window::{Ring, Slice};
 use crate::pipeline::Verdict;
 
@@ -15,7 +16,7 @@ const SLICE: Duration = Duration::from_secs(300);
 
 /// Answers of the last hour.
 #[derive(Debug)]
-pub struct DriftWindow(Mutex<Ring<Answers>>);
+pub struct DriftWindow(Sharded<Mutex<Ring<Answers>>>);
 
 /// Sums over the answers of one slice of time.
 #[derive(Debug, Default)]
@@ -81,18 +82,15 @@ impl Slice for Answers {
 
 impl Default for DriftWindow {
     fn default() -> Self {
-        Self(Mutex::new(Ring::new(Instant::now(), SLICES, SLICE)))
+        let started = Instant::now();
+        Self(Sharded::new(|| Mutex::new(Ring::new(started, SLICES, SLICE))))
     }
 }
 
 impl DriftWindow {
-    /// Counts a request's answers.
-    pub(crate) fn observe<'a>(&self, verdicts: impl Iterator<Item = &'a Verdict>) {
-        self.observe_at(Instant::now(), verdicts);
-    }
-
-    fn observe_at<'a>(&self, now: Instant, verdicts: impl Iterator<Item = &'a Verdict>) {
-        let mut ring = self.0.lock();
+    /// Counts a request's answers, which were there at `now`.
+    pub(crate) fn observe_at<'a>(&self, now: Instant, verdicts: impl Iterator<Item = &'a Verdict>) {
+        let mut ring = self.0.own().lock();
         let answers = ring.at(now);
         for verdict in verdicts {
             answers.mails += 1;
@@ -108,7 +106,9 @@ impl DriftWindow {
 
     /// Another revision answers: its answers are counted anew.
     pub(crate) fn clear(&self) {
-        *self.0.lock() = Ring::new(Instant::now(), SLICES, SLICE);
+        for ring in self.0.iter() {
+            *ring.lock() = Ring::new(Instant::now(), SLICES, SLICE);
+        }
     }
 
     /// The last hour, of a model with these labels.
@@ -125,13 +125,15 @@ impl DriftWindow {
         reference: Option<&Reference>,
     ) -> DriftSummary {
         let mut all = Answers { labels: vec![0; names.len()], ..Answers::default() };
-        for slice in self.0.lock().last(now, SLICES) {
-            all.mails += slice.mails;
-            all.confidence += slice.confidence;
-            all.tokens += slice.tokens;
-            all.unknown_tokens += slice.unknown_tokens;
-            for (sum, count) in all.labels.iter_mut().zip(&slice.labels) {
-                *sum += count;
+        for ring in self.0.iter() {
+            for slice in ring.lock().last(now, SLICES) {
+                all.mails += slice.mails;
+                all.confidence += slice.confidence;
+                all.tokens += slice.tokens;
+                all.unknown_tokens += slice.unknown_tokens;
+                for (sum, count) in all.labels.iter_mut().zip(&slice.labels) {
+                    *sum += count;
+                }
             }
         }
         if all.mails == 0 {

@@ -1,25 +1,29 @@
 //! The HTTP layer's metrics, by endpoint.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use parking_lot::RwLock;
-
+use super::append::AppendList;
 use super::latency::{LatencySummary, LatencyTotals, LatencyWindow};
 use super::metrics::Metrics;
 use super::names;
 use super::registry::{Counter, Gauge, Histogram};
+use super::shards::Sharded;
 
 /// nginx's status for a client that went away before the answer.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
+
+/// More than there are routes.
+const ENDPOINTS_MAX: usize = 128;
+/// More than an endpoint answers with.
+const STATUSES_MAX: usize = 24;
 
 /// Recorders of all endpoints that were asked so far.
 #[derive(Debug)]
 pub struct HttpMetrics {
     metrics: Arc<Metrics>,
-    endpoints: RwLock<BTreeMap<String, Arc<Endpoint>>>,
+    endpoints: Box<AppendList<Endpoint, ENDPOINTS_MAX>>,
 }
 
 /// One endpoint's handles.
@@ -30,9 +34,9 @@ struct Endpoint {
     in_flight_gauge: Gauge,
     request_bytes: ByteCounter,
     response_bytes: ByteCounter,
-    /// An endpoint answers with few statuses, so a list is faster than a map.
-    statuses: RwLock<Vec<(u16, Counter)>>,
-    in_flight: AtomicI64,
+    statuses: AppendList<(u16, Counter), STATUSES_MAX>,
+    /// Begun less ended, by the thread on which it happened.
+    in_flight: Sharded<AtomicI64>,
     window: LatencyWindow,
 }
 
@@ -56,7 +60,7 @@ pub struct EndpointSummary {
 #[derive(Debug)]
 pub(crate) struct InFlight<'a> {
     http: &'a HttpMetrics,
-    endpoint: Arc<Endpoint>,
+    endpoint: &'a Endpoint,
     started: Instant,
     answered: bool,
 }
@@ -69,35 +73,34 @@ impl HttpMetrics {
     /// Records into `metrics`.
     #[must_use]
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics, endpoints: RwLock::default() }
+        Self { metrics, endpoints: Box::default() }
     }
 
     /// `endpoint` is the route's pattern, never the path: a client must not make new series.
     pub(crate) fn begin(&self, endpoint: &str) -> InFlight<'_> {
         let endpoint = self.endpoint(endpoint);
-        endpoint.in_flight.fetch_add(1, Ordering::Relaxed);
+        endpoint.in_flight.own().fetch_add(1, Ordering::Relaxed);
         InFlight { http: self, endpoint, started: Instant::now(), answered: false }
     }
 
     /// Every endpoint that was asked so far.
     #[must_use]
     pub fn summaries(&self) -> Vec<EndpointSummary> {
-        self.endpoints.read().values().map(|endpoint| endpoint.summary()).collect()
+        let mut summaries: Vec<_> = self.endpoints.iter().map(Endpoint::summary).collect();
+        summaries.sort_by(|a, b| a.endpoint.cmp(&b.endpoint));
+        summaries
     }
 
     #[expect(clippy::cast_precision_loss, reason = "gauges are floats on the wire")]
     pub(crate) fn set_gauges(&self) {
-        for endpoint in self.endpoints.read().values() {
-            endpoint.in_flight_gauge.set(endpoint.in_flight.load(Ordering::Relaxed) as f64);
+        for endpoint in self.endpoints.iter() {
+            endpoint.in_flight_gauge.set(endpoint.in_flight() as f64);
         }
     }
 
-    fn endpoint(&self, name: &str) -> Arc<Endpoint> {
-        if let Some(known) = self.endpoints.read().get(name) {
-            return Arc::clone(known);
-        }
-        let make = || Arc::new(Endpoint::new(&self.metrics, name));
-        Arc::clone(self.endpoints.write().entry(name.to_owned()).or_insert_with(make))
+    fn endpoint(&self, name: &str) -> &Endpoint {
+        let make = || Endpoint::new(&self.metrics, name);
+        self.endpoints.find_or_append(|endpoint| endpoint.name == name, make)
     }
 }
 
@@ -110,33 +113,29 @@ impl Endpoint {
             in_flight_gauge: metrics.gauge(names::HTTP_IN_FLIGHT, &labels),
             request_bytes: ByteCounter(metrics.counter(names::HTTP_REQUEST_BYTES, &labels)),
             response_bytes: ByteCounter(metrics.counter(names::HTTP_RESPONSE_BYTES, &labels)),
-            statuses: RwLock::default(),
-            in_flight: AtomicI64::new(0),
+            statuses: AppendList::default(),
+            in_flight: Sharded::default(),
             window: LatencyWindow::default(),
         }
     }
 
     fn count(&self, metrics: &Metrics, status: u16) {
-        let known = |statuses: &[(u16, Counter)]| {
-            let found = statuses.iter().find(|(known, _)| *known == status);
-            found.map(|(_, counter)| counter.increment(1)).is_some()
-        };
-        if known(&self.statuses.read()) {
-            return;
-        }
-        let mut statuses = self.statuses.write();
-        if !known(&statuses) {
+        let make = || {
             let labels = [("endpoint", self.name.as_str()), ("status", &status.to_string())];
-            let counter = metrics.counter(names::HTTP_REQUESTS, &labels);
-            counter.increment(1);
-            statuses.push((status, counter));
-        }
+            (status, metrics.counter(names::HTTP_REQUESTS, &labels))
+        };
+        self.statuses.find_or_append(|(known, _)| *known == status, make).1.increment(1);
+    }
+
+    fn in_flight(&self) -> u64 {
+        let sum: i64 = self.in_flight.iter().map(|cell| cell.load(Ordering::Relaxed)).sum();
+        u64::try_from(sum).unwrap_or(0)
     }
 
     fn summary(&self) -> EndpointSummary {
         EndpointSummary {
             endpoint: self.name.clone(),
-            in_flight: u64::try_from(self.in_flight.load(Ordering::Relaxed)).unwrap_or(0),
+            in_flight: self.in_flight(),
             totals: self.window.totals(),
             last_minute: self.window.summary(),
             recent: self.window.recent(),
@@ -145,14 +144,15 @@ impl Endpoint {
 }
 
 impl InFlight<'_> {
-    /// The response's head is ready.
-    pub(crate) fn answered(mut self, status: u16) {
+    /// The response's head is ready; how long that took.
+    pub(crate) fn answered(mut self, status: u16) -> Duration {
         self.answered = true;
         let now = Instant::now();
         let duration = now.saturating_duration_since(self.started);
         self.endpoint.count(&self.http.metrics, status);
         self.endpoint.duration.time(duration);
         self.endpoint.window.record_at(now, duration, status >= 500);
+        duration
     }
 
     pub(crate) fn request_bytes(&self) -> &ByteCounter {
@@ -166,7 +166,7 @@ impl InFlight<'_> {
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        self.endpoint.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.endpoint.in_flight.own().fetch_sub(1, Ordering::Relaxed);
         if !self.answered {
             self.endpoint.count(&self.http.metrics, CLIENT_CLOSED_REQUEST);
         }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 
+use super::shards::Sharded;
 use super::window::{Ring, Slice};
 
 const SLICES: usize = 6;
@@ -15,7 +16,8 @@ const LATENCY_MAX_US: u64 = 60_000_000;
 /// Latencies and failures of the last minute, in slices of ten seconds, and totals since the start.
 #[derive(Debug)]
 pub struct LatencyWindow {
-    state: Mutex<State>,
+    /// Each network thread's: they never wait for one another's lock.
+    states: Sharded<Mutex<State>>,
 }
 
 #[derive(Debug)]
@@ -64,8 +66,11 @@ impl Default for LatencyWindow {
 
 impl LatencyWindow {
     fn new(started: Instant) -> Self {
-        let ring = Ring::new(started, SLICES, SLICE);
-        Self { state: Mutex::new(State { ring, requests_total: 0, failures_total: 0 }) }
+        let states = Sharded::new(|| {
+            let ring = Ring::new(started, SLICES, SLICE);
+            Mutex::new(State { ring, requests_total: 0, failures_total: 0 })
+        });
+        Self { states }
     }
 
     /// The last minute.
@@ -83,21 +88,29 @@ impl LatencyWindow {
     /// Since the start.
     #[must_use]
     pub fn totals(&self) -> LatencyTotals {
-        let state = self.state.lock();
-        let (requests_total, failures_total) = (state.requests_total, state.failures_total);
-        LatencyTotals { requests_total, failures_total }
+        self.states.iter().fold(LatencyTotals::default(), |sum, state| {
+            let state = state.lock();
+            LatencyTotals {
+                requests_total: sum.requests_total + state.requests_total,
+                failures_total: sum.failures_total + state.failures_total,
+            }
+        })
     }
 
     /// Counts one request that ended at `now`: reading the clock again costs as much as counting.
     pub(crate) fn record_at(&self, now: Instant, latency: Duration, failed: bool) {
-        let mut state = self.state.lock();
+        let mut state = self.states.own().lock();
         state.requests_total += 1;
         state.failures_total += u64::from(failed);
         state.ring.at(now).record(latency, failed);
     }
 
     fn summary_at(&self, now: Instant, newest: usize) -> LatencySummary {
-        LatencySlice::sum(self.state.lock().ring.last(now, newest)).summary()
+        let mut all = LatencySlice::default();
+        for state in self.states.iter() {
+            all.add(state.lock().ring.last(now, newest));
+        }
+        all.summary()
     }
 }
 
@@ -109,14 +122,12 @@ impl LatencySlice {
         self.failures += u64::from(failed);
     }
 
-    pub(super) fn sum<'a>(slices: impl Iterator<Item = &'a Self>) -> Self {
-        let mut all = Self::default();
+    pub(super) fn add<'a>(&mut self, slices: impl Iterator<Item = &'a Self>) {
         for slice in slices {
             // It grows to fit, so adding cannot fail.
-            let _ = all.latencies_us.add(&slice.latencies_us);
-            all.failures += slice.failures;
+            let _ = self.latencies_us.add(&slice.latencies_us);
+            self.failures += slice.failures;
         }
-        all
     }
 
     pub(super) fn requests(&self) -> u64 {

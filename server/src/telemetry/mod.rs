@@ -1,6 +1,7 @@
 //! What an operator sees: metrics, latency windows, objectives, traces, logs.
 
 mod alarms;
+mod append;
 mod device_metrics;
 mod drift;
 mod exposition;
@@ -12,6 +13,7 @@ mod model_metrics;
 mod names;
 mod otlp;
 mod registry;
+mod shards;
 mod shared_metrics;
 mod slo;
 mod store_metrics;
@@ -30,13 +32,14 @@ pub use metrics::Metrics;
 pub use model_metrics::{ModelMetrics, ModelTally, Outcome, RejectReason, Stage};
 pub use otlp::{TraceCounts, TraceExporter};
 pub use slo::{Objectives, SloOptions, SloWatch, Verdict};
-pub use trace::{ModelNote, RequestTrace, TraceContext};
+pub use trace::{ModelNote, Notes, RequestId, RequestTrace, TraceContext};
 pub use trace_settings::{TraceOptions, TraceSettings};
 pub use vitals::{RuntimeReading, Vitals};
 
 pub(crate) use alarms::{Situation, alarms};
 pub(crate) use http_metrics::ByteCounter;
 pub(crate) use metrics::Readings;
+pub(crate) use shards::{SHARDS, claim_shard};
 pub(crate) use shared_metrics::SharedMetrics;
 pub(crate) use store_metrics::StoreMetrics;
-pub(crate) use trace::{note, noting, request_id, usable_request_id};
+pub(crate) use trace::{note, noting, request_id};

@@ -125,7 +125,7 @@ fn spans(trace: &RequestTrace) -> Vec<Value> {
         text("http.request.method", trace.method),
         text("http.route", &trace.endpoint),
         number("http.response.status_code", trace.status.into()),
-        text("postsort.request_id", &trace.request_id),
+        text("postsort.request_id", &trace.request_id.text()),
     ]);
     let mut spans = vec![server];
     let mut number = 0;
@@ -133,7 +133,7 @@ fn spans(trace: &RequestTrace) -> Vec<Value> {
         number += 1;
         let id = context.child(number);
         spans.push(model_span(trace, note, id));
-        let mut started = note.started;
+        let mut started = began(trace, note);
         for (stage, duration) in note.stages.iter().filter(|(_, duration)| !duration.is_zero()) {
             number += 1;
             let stage_id = context.child(number);
@@ -144,9 +144,13 @@ fn spans(trace: &RequestTrace) -> Vec<Value> {
     spans
 }
 
+fn began(trace: &RequestTrace, note: &ModelNote) -> SystemTime {
+    trace.started + note.started.saturating_duration_since(trace.began)
+}
+
 fn model_span(trace: &RequestTrace, note: &ModelNote, id: u64) -> Value {
     let parent = Some(trace.context.span_id);
-    let mut span = span(trace, id, parent, "classify", note.started, note.total);
+    let mut span = span(trace, id, parent, "classify", began(trace, note), note.total);
     span["status"] = status(matches!(note.outcome, Outcome::Backend | Outcome::Expired));
     span["attributes"] = json!([
         text("postsort.model", &note.model),

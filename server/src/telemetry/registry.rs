@@ -1,7 +1,8 @@
 //! Every series that is counted, not read: handles that cost an atomic or two, and their text.
 //!
-//! A handle is looked up once, for a model or an endpoint, and counts without a lock. Nothing is kept of
-//! a sample but its bucket, so nothing grows between scrapes or has to be folded.
+//! A handle is looked up once, for a model or an endpoint, and counts without a lock, each network
+//! thread in cells of its own. Nothing is kept of a sample but its bucket, so nothing grows between
+//! scrapes or has to be folded.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,10 +13,11 @@ use parking_lot::Mutex;
 
 use super::exposition::{Exposition, Labels, labelled};
 use super::names;
+use super::shards::Sharded;
 
 /// What only grows.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Counter(Arc<AtomicU64>);
+pub(super) struct Counter(Arc<Sharded<AtomicU64>>);
 
 /// What goes up and down: the bits of a float.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +31,11 @@ pub(super) struct Histogram(Arc<Buckets>);
 struct Buckets {
     /// Upper bounds, ascending.
     bounds: &'static [f64],
+    shards: Sharded<Samples>,
+}
+
+#[derive(Debug)]
+struct Samples {
     /// One a bound and one for what is above them all; not cumulative.
     counts: Box<[AtomicU64]>,
     /// Bits of a float.
@@ -37,19 +44,20 @@ struct Buckets {
 
 impl Counter {
     pub(super) fn increment(&self, by: u64) {
-        // Nothing to add is not worth taking the cache line from other threads.
         if by > 0 {
-            self.0.fetch_add(by, Ordering::Relaxed);
+            self.0.own().fetch_add(by, Ordering::Relaxed);
         }
     }
 
     pub(super) fn value(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.0.iter().map(|cell| cell.load(Ordering::Relaxed)).sum()
     }
 
-    /// Of something that is counted elsewhere.
+    /// Of something that is counted elsewhere, and never here.
     pub(super) fn absolute(&self, value: u64) {
-        self.0.fetch_max(value, Ordering::Relaxed);
+        if let Some(cell) = self.0.iter().next() {
+            cell.fetch_max(value, Ordering::Relaxed);
+        }
     }
 }
 
@@ -61,12 +69,16 @@ impl Gauge {
 
 impl Histogram {
     fn new(bounds: &'static [f64]) -> Self {
-        let counts = (0..=bounds.len()).map(|_| AtomicU64::default()).collect();
-        Self(Arc::new(Buckets { bounds, counts, sum: AtomicU64::new(0.0_f64.to_bits()) }))
+        let shards = Sharded::new(|| Samples {
+            counts: (0..=bounds.len()).map(|_| AtomicU64::default()).collect(),
+            sum: AtomicU64::new(0.0_f64.to_bits()),
+        });
+        Self(Arc::new(Buckets { bounds, shards }))
     }
 
     pub(super) fn record(&self, value: f64) {
-        let Buckets { bounds, counts, sum } = &*self.0;
+        let Buckets { bounds, shards } = &*self.0;
+        let Samples { counts, sum } = shards.own();
         counts[bounds.partition_point(|&bound| bound < value)].fetch_add(1, Ordering::Relaxed);
         let added = |sum| Some((f64::from_bits(sum) + value).to_bits());
         // The closure always has a value, so the update cannot fail.
@@ -79,15 +91,19 @@ impl Histogram {
     }
 
     fn write(&self, name: &'static str, labels: &str, out: &mut Exposition) {
-        let Buckets { bounds, counts, sum } = &*self.0;
+        let Buckets { bounds, shards } = &*self.0;
+        let count = |at: usize| -> u64 {
+            shards.iter().map(|samples| samples.counts[at].load(Ordering::Relaxed)).sum()
+        };
         let mut below = 0;
-        for (bound, count) in bounds.iter().zip(counts) {
-            below += count.load(Ordering::Relaxed);
+        for (at, bound) in bounds.iter().enumerate() {
+            below += count(at);
             out.bucket(name, labels, bound, below);
         }
-        below += counts[bounds.len()].load(Ordering::Relaxed);
+        below += count(bounds.len());
         out.bucket(name, labels, "+Inf", below);
-        out.line(name, "_sum", labels, f64::from_bits(sum.load(Ordering::Relaxed)));
+        let sum = |samples: &Samples| f64::from_bits(samples.sum.load(Ordering::Relaxed));
+        out.line(name, "_sum", labels, shards.iter().map(sum).sum::<f64>());
         out.line(name, "_count", labels, below);
     }
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::latency::LatencySlice;
 use super::model_metrics::Outcome;
+use super::shards::Sharded;
 use super::window::{Ring, Slice};
 use crate::error::Error;
 
@@ -78,7 +79,7 @@ pub struct Verdict {
 #[derive(Debug)]
 pub struct SloWatch {
     objectives: Objectives,
-    seen: Mutex<Seen>,
+    seen: Sharded<Mutex<Seen>>,
 }
 
 #[derive(Debug)]
@@ -95,12 +96,12 @@ struct Answered {
 }
 
 impl Answered {
-    fn sum<'a>(slices: impl Iterator<Item = &'a Self>) -> Self {
-        slices.fold(Self::default(), |sum, slice| Self {
-            answered: sum.answered + slice.answered,
-            refused: sum.refused + slice.refused,
-            failed: sum.failed + slice.failed,
-        })
+    fn add<'a>(&mut self, slices: impl Iterator<Item = &'a Self>) {
+        for slice in slices {
+            self.answered += slice.answered;
+            self.refused += slice.refused;
+            self.failed += slice.failed;
+        }
     }
 
     fn asked(&self) -> u64 {
@@ -161,14 +162,16 @@ impl SloWatch {
     }
 
     fn started(objectives: Objectives, started: Instant) -> Self {
-        let short = Ring::new(started, SHORT.0, SHORT.1);
-        let long = Ring::new(started, LONG.0, LONG.1);
-        Self { objectives, seen: Mutex::new(Seen { short, long }) }
+        let seen = Sharded::new(|| {
+            let short = Ring::new(started, SHORT.0, SHORT.1);
+            Mutex::new(Seen { short, long: Ring::new(started, LONG.0, LONG.1) })
+        });
+        Self { objectives, seen }
     }
 
     /// Counts a request that ended at `now`.
     pub(crate) fn record_at(&self, now: Instant, outcome: Outcome, latency: Duration) {
-        let seen = &mut *self.seen.lock();
+        let seen = &mut *self.seen.own().lock();
         let long = seen.long.at(now);
         match outcome {
             Outcome::Invalid | Outcome::Cancelled => return,
@@ -187,11 +190,12 @@ impl SloWatch {
     }
 
     fn verdicts_at(&self, now: Instant, memory_share: f64) -> [Verdict; 4] {
-        let (short, long) = {
-            let seen = &mut *self.seen.lock();
-            let long = Answered::sum(seen.long.last(now, LONG.0));
-            (LatencySlice::sum(seen.short.last(now, SHORT.0)), long)
-        };
+        let (mut short, mut long) = (LatencySlice::default(), Answered::default());
+        for seen in self.seen.iter() {
+            let seen = &mut *seen.lock();
+            short.add(seen.short.last(now, SHORT.0));
+            long.add(seen.long.last(now, LONG.0));
+        }
         let Objectives { p95, errors_max, memory_max, availability_min } = self.objectives;
         let window = |(slices, slice): (usize, Duration)| slices as u64 * slice.as_secs();
         let requests = short.requests();
@@ -235,7 +239,10 @@ impl SloWatch {
     /// Share of requests that were refused for want of room in the last five minutes.
     #[must_use]
     pub fn refused_share(&self) -> f64 {
-        let last = Answered::sum(self.seen.lock().long.last(Instant::now(), 5));
+        let (now, mut last) = (Instant::now(), Answered::default());
+        for seen in self.seen.iter() {
+            last.add(seen.lock().long.last(now, 5));
+        }
         last.share(last.refused).unwrap_or(0.0)
     }
 }

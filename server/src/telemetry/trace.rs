@@ -6,7 +6,10 @@
 use std::cell::RefCell;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
+
+use axum::http::HeaderValue;
+use smallvec::SmallVec;
 
 use super::model_metrics::Outcome;
 
@@ -23,6 +26,15 @@ pub struct TraceContext {
     pub sampled: bool,
 }
 
+/// What a request is called in logs, headers and the store.
+#[derive(Clone, Debug)]
+pub enum RequestId {
+    /// As its client called it.
+    Given(HeaderValue),
+    /// As its trace, in hexadecimal digits once somebody reads it.
+    Trace(u128),
+}
+
 /// What a model did for a request.
 #[derive(Clone, Debug)]
 pub struct ModelNote {
@@ -33,7 +45,7 @@ pub struct ModelNote {
     /// Mails asked about.
     pub mails: usize,
     /// When it began.
-    pub started: SystemTime,
+    pub started: Instant,
     /// All of it.
     pub total: Duration,
     /// Its parts, in the order in which they took place; zero ones did not.
@@ -46,7 +58,7 @@ pub struct RequestTrace {
     /// Its identity.
     pub context: TraceContext,
     /// The id in logs and headers.
-    pub request_id: Arc<str>,
+    pub request_id: RequestId,
     /// HTTP method.
     pub method: &'static str,
     /// The route's pattern.
@@ -55,16 +67,21 @@ pub struct RequestTrace {
     pub status: u16,
     /// When it began.
     pub started: SystemTime,
+    /// The same by the clock that notes are by.
+    pub began: Instant,
     /// Until the response's head.
     pub duration: Duration,
     /// What models did.
-    pub notes: Vec<ModelNote>,
+    pub notes: Notes,
 }
+
+/// What models did for one request: nearly always one.
+pub type Notes = SmallVec<[ModelNote; 1]>;
 
 /// The request that a task answers.
 struct Scope {
-    request_id: Arc<str>,
-    notes: RefCell<Vec<ModelNote>>,
+    request_id: RequestId,
+    notes: RefCell<Notes>,
 }
 
 tokio::task_local! {
@@ -73,9 +90,9 @@ tokio::task_local! {
 
 /// Runs a request and collects what models note meanwhile.
 pub(crate) async fn noting<T>(
-    request_id: Arc<str>,
+    request_id: RequestId,
     request: impl Future<Output = T>,
-) -> (T, Vec<ModelNote>) {
+) -> (T, Notes) {
     SCOPE
         .scope(Scope { request_id, notes: RefCell::default() }, async {
             let answer = request.await;
@@ -90,8 +107,31 @@ pub(crate) fn note(note: impl FnOnce() -> ModelNote) {
 }
 
 /// The id of the request that this task answers.
-pub(crate) fn request_id() -> Option<Arc<str>> {
-    SCOPE.try_with(|scope| Arc::clone(&scope.request_id)).ok()
+pub(crate) fn request_id() -> Option<RequestId> {
+    SCOPE.try_with(|scope| scope.request_id.clone()).ok()
+}
+
+impl RequestId {
+    /// A client's, if it is short and plain, so that it can stand in a log; else the trace's.
+    pub(crate) fn new(given: Option<&HeaderValue>, context: &TraceContext) -> Self {
+        let usable = given.filter(|value| usable_request_id(value.as_bytes()));
+        usable.map_or(Self::Trace(context.trace_id), |value| Self::Given(value.clone()))
+    }
+
+    pub(crate) fn header(&self) -> Option<HeaderValue> {
+        match self {
+            Self::Given(value) => Some(value.clone()),
+            Self::Trace(id) => HeaderValue::from_bytes(&hex(id.to_be_bytes())).ok(),
+        }
+    }
+
+    pub(crate) fn text(&self) -> Arc<str> {
+        match self {
+            // Those that are kept are plain.
+            Self::Given(value) => value.to_str().unwrap_or_default().into(),
+            Self::Trace(id) => format!("{id:032x}").into(),
+        }
+    }
 }
 
 impl TraceContext {
@@ -110,24 +150,10 @@ impl TraceContext {
         }
     }
 
-    /// The trace's id as it is written.
-    pub(crate) fn trace_id_text(&self) -> String {
-        let mut text = String::with_capacity(32);
-        push_hex(&mut text, (self.trace_id >> 64) as u64);
-        push_hex(&mut text, self.trace_id as u64);
-        text
-    }
-
     /// `traceparent` of what this server would call.
     pub(crate) fn traceparent(&self) -> String {
-        let mut text = String::with_capacity(55);
-        text.push_str("00-");
-        push_hex(&mut text, (self.trace_id >> 64) as u64);
-        push_hex(&mut text, self.trace_id as u64);
-        text.push('-');
-        push_hex(&mut text, self.span_id);
-        text.push_str(if self.sampled { "-01" } else { "-00" });
-        text
+        let Self { trace_id, span_id, sampled, .. } = self;
+        format!("00-{trace_id:032x}-{span_id:016x}-{:02x}", u8::from(*sampled))
     }
 
     /// The id of the so-manieth span below this one: the same each time it is asked.
@@ -145,12 +171,14 @@ impl TraceContext {
     }
 }
 
-/// Sixteen digits; every request needs some, and the formatting machinery takes several times as long.
-fn push_hex(text: &mut String, value: u64) {
-    for nibble in (0..16).rev() {
-        let digit = (value >> (4 * nibble)) as u8 & 0xf;
-        text.push(char::from(if digit < 10 { b'0' + digit } else { b'a' - 10 + digit }));
+/// Every request needs some, and the formatting machinery takes several times as long.
+fn hex(bytes: [u8; 16]) -> [u8; 32] {
+    let digits = b"0123456789abcdef";
+    let mut text = [0; 32];
+    for (pair, byte) in text.as_chunks_mut::<2>().0.iter_mut().zip(bytes) {
+        *pair = [digits[usize::from(byte >> 4)], digits[usize::from(byte & 0xf)]];
     }
+    text
 }
 
 /// splitmix64, never zero: a span's id may not be.
@@ -179,16 +207,15 @@ fn parse(header: &str) -> Option<(u128, u64, bool)> {
     Some((trace, parent, u8::from_str_radix(flags, 16).ok()? & 1 == 1))
 }
 
-/// A client's request id if it is short and plain, so that it can stand in a log.
-#[must_use]
-pub(crate) fn usable_request_id(id: &str) -> bool {
+/// Whether an id is short and plain.
+fn usable_request_id(id: &[u8]) -> bool {
     (1..=128).contains(&id.len())
-        && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:/+=@".contains(&byte))
+        && id.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:/+=@".contains(byte))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{TraceContext, usable_request_id};
+    use super::{RequestId, TraceContext, usable_request_id};
 
     #[test]
     fn a_callers_trace_goes_on() {
@@ -230,9 +257,11 @@ mod tests {
 
     #[test]
     fn request_ids_are_plain() {
-        assert!(usable_request_id("9f3c-17") && usable_request_id("a/b:c@d"));
+        assert!(usable_request_id(b"9f3c-17") && usable_request_id(b"a/b:c@d"));
         for wrong in ["", "two words", "line\nbreak", &"x".repeat(129), "é"] {
-            assert!(!usable_request_id(wrong), "{wrong}");
+            assert!(!usable_request_id(wrong.as_bytes()), "{wrong}");
         }
+        let id = RequestId::new(None, &TraceContext::new(None));
+        assert_eq!(id.header().expect("plain").as_bytes(), id.text().as_bytes());
     }
 }

@@ -1,5 +1,6 @@
 //! A sliding window in slices: the past is forgotten a slice at a time.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 /// What one slice of time holds.
@@ -16,17 +17,25 @@ pub(super) struct Ring<T> {
     /// Slices since `started`; its remainder is the place in the ring.
     number: u64,
     started: Instant,
+    /// When the youngest slice began, and when it ends.
+    youngest: Range<Instant>,
 }
 
 impl<T: Slice> Ring<T> {
     pub(super) fn new(started: Instant, slices: usize, slice: Duration) -> Self {
         let slices = (0..slices.max(1)).map(|_| T::default()).collect();
-        // Asked for each request: whole seconds, which are quick to divide.
-        Self { slices, slice_seconds: slice.as_secs().max(1), number: 0, started }
+        let slice_seconds = slice.as_secs().max(1);
+        let youngest = started..started + Duration::from_secs(slice_seconds);
+        Self { slices, slice_seconds, number: 0, started, youngest }
     }
 
     /// The slice of `now`; those that have passed out of the window since are emptied.
     pub(super) fn at(&mut self, now: Instant) -> &mut T {
+        // As nearly always.
+        if self.youngest.contains(&now) {
+            let place = self.place(self.number);
+            return &mut self.slices[place];
+        }
         let elapsed = now.saturating_duration_since(self.started).as_secs();
         let number = elapsed / self.slice_seconds;
         let passed = number.saturating_sub(self.number).min(self.slices.len() as u64);
@@ -35,6 +44,8 @@ impl<T: Slice> Ring<T> {
             self.slices[place].clear();
         }
         self.number = self.number.max(number);
+        let start = self.started + Duration::from_secs(self.number * self.slice_seconds);
+        self.youngest = start..start + Duration::from_secs(self.slice_seconds);
         let place = self.place(self.number);
         &mut self.slices[place]
     }
