@@ -2,6 +2,7 @@
 
 use crate::error::CpuError;
 use crate::kernels::{Ahead, Coding, Epilogue, Function, Kernels, Outliers, RowScale, Tile};
+use crate::last_level::last_level_cache_bytes;
 use crate::slab::{ALIGN, Slab};
 use crate::spec::{Linear, Precision};
 
@@ -42,6 +43,8 @@ pub(crate) struct PackedLinear {
     /// Inputs over the group's size.
     steps: usize,
     panels: *const u8,
+    /// Fewest rows for which the next panel is asked for.
+    ahead_rows_min: usize,
     bias: *const f32,
     scales: *const f32,
     /// Of each column's weights.
@@ -61,6 +64,11 @@ const fn group(precision: Precision) -> usize {
         Precision::Int8 => 4,
     }
 }
+
+/// Weights that come out of the memory are asked for ahead only for as many rows: for fewer, what is
+/// computed takes less time than they do, and the CPU's own prefetching, which follows what is really
+/// read, is faster by a tenth.
+const AHEAD_ROWS_MIN: usize = 17;
 
 /// Most outliers of a product: beyond, f32 costs more than it saves.
 pub(crate) const OUTLIERS_MAX: usize = 8;
@@ -202,6 +210,11 @@ impl PackedLinear {
             columns,
             steps,
             panels,
+            ahead_rows_min: if slab.capacity() > last_level_cache_bytes() {
+                AHEAD_ROWS_MIN
+            } else {
+                0
+            },
             bias,
             scales,
             sums,
@@ -274,9 +287,13 @@ impl PackedLinear {
                         b,
                         steps: self.steps,
                         // Each tile asks for its share of the panel that comes next.
-                        ahead: Ahead {
-                            from: b.wrapping_add(panel_bytes + panel_bytes * row / a.rows),
-                            step: panel_width * 4 * rows / a.rows,
+                        ahead: if a.rows < self.ahead_rows_min {
+                            Ahead::nothing(b)
+                        } else {
+                            Ahead {
+                                from: b.wrapping_add(panel_bytes + panel_bytes * row / a.rows),
+                                step: panel_width * 4 * rows / a.rows,
+                            }
                         },
                         c: to,
                         c_stride: c.stride,

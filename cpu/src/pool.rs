@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::encoder::Arena;
 use crate::error::CpuError;
+use crate::seat::Seat;
 
 /// How long a worker that has just computed looks for the next pass before it sleeps: waking it
 /// costs 5–50 µs, which back-to-back passes should not pay.
@@ -44,7 +45,14 @@ struct Shared {
     entered: AtomicUsize,
     panicked: AtomicBool,
     ends: AtomicBool,
-    sleeping: Vec<AtomicBool>,
+    /// One a worker.
+    stations: Vec<Station>,
+}
+
+/// What a worker and its caller know of each other.
+struct Station {
+    sleeping: AtomicBool,
+    seat: Seat,
 }
 
 /// Set in [`Shared::entered`] between jobs.
@@ -103,7 +111,9 @@ impl ComputePool {
             entered: AtomicUsize::new(CLOSED),
             panicked: AtomicBool::new(false),
             ends: AtomicBool::new(false),
-            sleeping: (1..threads).map(|_| AtomicBool::new(false)).collect(),
+            stations: (1..threads)
+                .map(|_| Station { sleeping: AtomicBool::new(false), seat: Seat::new() })
+                .collect(),
         });
         let start = |index: usize| {
             let shared = Arc::clone(&shared);
@@ -162,8 +172,9 @@ impl ComputePool {
             // A worker may just be finding it closed, and its count must not be lost.
             shared.entered.fetch_and(!CLOSED, SeqCst);
             shared.epoch.fetch_add(1, SeqCst);
-            for (worker, sleeping) in self.workers.iter().zip(&shared.sleeping).take(workers) {
-                if sleeping.swap(false, SeqCst) {
+            for (worker, station) in self.workers.iter().zip(&shared.stations).take(workers) {
+                station.seat.keep_off_caller();
+                if station.sleeping.swap(false, SeqCst) {
                     worker.thread().unpark();
                 }
             }
@@ -194,7 +205,8 @@ impl Drop for ComputePool {
 
 /// A worker's life.
 fn work(shared: &Shared, index: usize) {
-    let sleeping = &shared.sleeping[index - 1];
+    let Station { sleeping, seat } = &shared.stations[index - 1];
+    seat.take();
     let mut seen = 0;
     loop {
         let began = Instant::now();
