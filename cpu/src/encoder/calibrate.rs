@@ -2,7 +2,7 @@
 //!
 //! A channel above the others leaves those with few of the 8 bits, for a row has one scale. So each
 //! channel is divided by a factor before it is coded, and its weights are multiplied by it
-//! (SmoothQuant, Xiao et al. 2022); and the few that stand out most, with their weights, are
+//! (SmoothQuant, Xiao et al. 2022); and the few that still stand out, with their weights, are
 //! multiplied in f32 instead (LLM.int8(), Dettmers et al. 2022). Where they are cannot be told from
 //! the weights: in MiniLM they are an order above what the layer norm's own weights suggest.
 
@@ -16,8 +16,9 @@ use crate::spec::Linear;
 /// Exponent that shares the difficulty out between activations and weights: of 0.35, 0.5, 0.65 and
 /// 0.8 the one with the least error of MiniLM's first state.
 const SHARE: f32 = 0.65;
-/// A channel stands out if its largest product is above the median channel's this many times.
-const STANDS_OUT: f32 = 2.0;
+/// Outliers are as few as leave the others a range at most this much wider than [`OUTLIERS_MAX`]
+/// would: the error of the 8 bits grows with the range, time with each outlier.
+const WIDER_MOST: f32 = 1.05;
 
 /// Largest magnitude of each channel that went into products, layer by layer.
 ///
@@ -124,23 +125,25 @@ impl ChannelMaxima {
             // Weights that are no numbers give answers that are none, whatever the factor.
             if factor.is_finite() { factor } else { 1.0 }
         };
-        let size = |channel: usize| largest[channel] * maxima[channel];
-        let outliers = outliers(inputs, size);
-        let factors = largest.iter().copied().zip(maxima.iter().copied()).map(factor).collect();
+        let factors: Vec<f32> =
+            largest.iter().copied().zip(maxima.iter().copied()).map(factor).collect();
+        let coded: Vec<f32> =
+            factors.iter().zip(maxima).map(|(factor, maximum)| factor * maximum).collect();
+        let outliers = outliers(&coded);
         Ok(Channels { factors, outliers })
     }
 }
 
-/// The channels whose `size` stands out, at most [`OUTLIERS_MAX`], in ascending order.
-fn outliers(channels: usize, size: impl Fn(usize) -> f32) -> Vec<u32> {
-    let mut order: Vec<usize> = (0..channels).collect();
-    order.sort_unstable_by(|&a, &b| size(b).total_cmp(&size(a)));
-    let Some(&middle) = order.get(channels / 2) else { return Vec::new() };
-    let least = size(middle) * STANDS_OUT;
+/// The channels that stand out of what is coded, at most [`OUTLIERS_MAX`], in ascending order.
+fn outliers(coded: &[f32]) -> Vec<u32> {
+    let mut order: Vec<usize> = (0..coded.len()).collect();
+    order.sort_unstable_by(|&a, &b| coded[b].total_cmp(&coded[a]));
+    let Some(&least) = order.get(OUTLIERS_MAX) else { return Vec::new() };
+    let range = coded[least] * WIDER_MOST;
     let mut outliers: Vec<u32> = order
         .into_iter()
         .take(OUTLIERS_MAX)
-        .filter(|&channel| size(channel) > least)
+        .take_while(|&channel| coded[channel] > range)
         .filter_map(|channel| u32::try_from(channel).ok())
         .collect();
     outliers.sort_unstable();
