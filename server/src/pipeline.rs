@@ -153,15 +153,13 @@ impl Pipeline {
         let deadline = started + timeout;
         let (pipeline, timings) = (Arc::clone(self), Timings::default());
         let encodings = mails.encodings();
-        // What was read already was not read in this time.
-        let lapped = if encodings.is_none() { started } else { Instant::now() };
         let mut request = Request {
             pipeline,
             entry: Arc::clone(&entry),
             options,
             deadline,
             timings,
-            lapped,
+            lapped: started,
             encodings,
         };
         let result = match tokio::time::timeout_at(deadline.into(), request.answer(mails)).await {
@@ -271,14 +269,21 @@ impl Request {
                 self.timings.decode = self.lap();
                 Arc::new(texts?)
             }
-            Mails::Read(texts, _) => texts,
+            Mails::Read(texts, _) => {
+                // Another request has read them, in its own time.
+                self.lap();
+                texts
+            }
         };
         loop {
             // → the revision that answers all of it
             let version = self.entry.current()?;
             match self.answer_by(&version, &texts).await {
                 // Another one took its place before this request had a lease on it.
-                Err(Error::Superseded { .. }) => tokio::task::yield_now().await,
+                Err(Error::Superseded { .. }) => {
+                    tokio::task::yield_now().await;
+                    self.lap();
+                }
                 Ok(mut answers) => {
                     if self.options.explain {
                         self.explain(&version, &texts, &mut answers).await;

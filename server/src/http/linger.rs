@@ -24,16 +24,8 @@ const SENT_AT_ONCE_BYTES_MAX: u64 = 16 << 10;
 const REST: Duration = Duration::from_secs(2);
 const PART: Duration = Duration::from_millis(200);
 
-/// Most bytes that are thrown away for one answer.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct RestBytesMax(pub(super) usize);
-
-/// Answers `request`, and after a refusal reads what is left of its body.
-pub(super) async fn answered(
-    request: Request,
-    next: Next,
-    RestBytesMax(bytes_max): RestBytesMax,
-) -> Response {
+/// Answers `request`, and after a refusal reads what is left of its body, at most `bytes_max`.
+pub(super) async fn answered(request: Request, next: Next, bytes_max: usize) -> Response {
     let small = request.body().size_hint().upper().is_some_and(|n| n <= SENT_AT_ONCE_BYTES_MAX);
     // Who expects `100 Continue` has sent nothing yet, and would if it were read.
     if small || request.headers().contains_key(header::EXPECT) {

@@ -9,34 +9,23 @@ use axum::middleware::Next;
 use axum::response::Response;
 use http_body_util::BodyExt;
 
-use super::linger::{self, RestBytesMax};
-use super::trace::{Identity, Tracer};
-use crate::telemetry::{ByteCounter, HttpMetrics, noting};
+use super::trace::Identity;
+use super::{App, linger};
+use crate::telemetry::{ByteCounter, noting};
 
-/// What is told, and to whom.
-pub(super) struct Observers {
-    pub(super) http: Arc<HttpMetrics>,
-    pub(super) tracer: Arc<Tracer>,
-    pub(super) rest: RestBytesMax,
-}
-
-pub(super) async fn measure(
-    State(observers): State<Arc<Observers>>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let Observers { http, tracer, rest } = &*observers;
+pub(super) async fn measure(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let route = Route::of(&request);
-    let in_flight = http.begin(route.name());
+    let in_flight = app.http_metrics.begin(route.name());
     let identity = Identity::of(&request);
     let request = request.map(|body| weighed(body, in_flight.request_bytes()));
-    let answer = linger::answered(request, next, *rest);
+    let rest_bytes_max = app.pipeline.limits.body_bytes_max.saturating_mul(4);
+    let answer = linger::answered(request, next, rest_bytes_max);
     let (response, notes) = noting(identity.request_id(), answer).await;
     let mut response = response.map(|body| weighed(body, in_flight.response_bytes()));
     identity.mark(&mut response);
     let status = response.status().as_u16();
     let duration = in_flight.answered(status);
-    tracer.tell(identity, route.name(), (status, duration), notes);
+    app.tracer.tell(identity, route.name(), (status, duration), notes);
     response
 }
 

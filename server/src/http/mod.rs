@@ -52,9 +52,9 @@ pub struct App {
     /// The server's life.
     pub life: Arc<Life>,
     /// What endpoints were asked, and how it went.
-    pub http_metrics: Arc<HttpMetrics>,
+    pub http_metrics: HttpMetrics,
     /// What is told of requests, and where.
-    pub tracer: Arc<Tracer>,
+    pub tracer: Tracer,
     /// Where the models are.
     pub models_dir: Arc<Path>,
     /// Threads that compute.
@@ -67,9 +67,9 @@ impl App {
     /// # Errors
     /// See [`Tracer::new`].
     pub fn new(pipeline: Arc<Pipeline>, config: &Config) -> Result<Arc<Self>, Error> {
-        let http_metrics = Arc::new(HttpMetrics::new(Arc::clone(&pipeline.metrics)));
+        let http_metrics = HttpMetrics::new(Arc::clone(&pipeline.metrics));
         let models_dir = Arc::from(config.models_dir.as_path());
-        let tracer = Arc::new(Tracer::new(config.traces.clone())?);
+        let tracer = Tracer::new(config.traces.clone())?;
         let (life, compute_threads) = (Arc::default(), config.threads);
         Ok(Arc::new(Self { pipeline, life, http_metrics, tracer, models_dir, compute_threads }))
     }
@@ -112,11 +112,6 @@ impl Life {
 
 /// All routes with their layers.
 pub fn router(app: Arc<App>) -> Router {
-    let observers = Arc::new(measure::Observers {
-        http: Arc::clone(&app.http_metrics),
-        tracer: Arc::clone(&app.tracer),
-        rest: linger::RestBytesMax(app.pipeline.limits.body_bytes_max.saturating_mul(4)),
-    });
     // Only where it may change anything: every layer costs every request a box.
     let own_form = from_fn(error::in_the_protocols_own_form);
     Router::new()
@@ -148,7 +143,7 @@ pub fn router(app: Arc<App>) -> Router {
         .fallback(unknown_endpoint.layer(own_form.clone()))
         .method_not_allowed_fallback(unknown_endpoint.layer(own_form))
         .layer(CatchPanicLayer::custom(|_| Error::Internal.into_response()))
-        .layer(from_fn_with_state(observers, measure::measure))
+        .layer(from_fn_with_state(Arc::clone(&app), measure::measure))
         .with_state(app)
 }
 

@@ -1,7 +1,6 @@
 //! Cells that threads do not take from one another: a cache line that two cores write by turns costs
 //! more than all else that counting does.
 
-use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crossbeam_utils::CachePadded;
@@ -12,8 +11,7 @@ pub(crate) const SHARDS: usize = 2;
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
-    /// The thread's shard, once it has one.
-    static SHARD: Cell<Option<usize>> = const { Cell::new(None) };
+    static SHARD: usize = NEXT.fetch_add(1, Ordering::Relaxed) % SHARDS;
 }
 
 /// A cell for each of some threads. Any thread may use any cell, so each must be safe to share.
@@ -37,11 +35,5 @@ impl<T> Sharded<T> {
 
 /// The calling thread's shard; threads that ask one after another get different ones.
 pub(crate) fn claim_shard() -> usize {
-    SHARD.with(|shard| {
-        shard.get().unwrap_or_else(|| {
-            let next = NEXT.fetch_add(1, Ordering::Relaxed) % SHARDS;
-            shard.set(Some(next));
-            next
-        })
-    })
+    SHARD.with(|&shard| shard)
 }

@@ -126,11 +126,9 @@ impl RequestId {
     }
 
     pub(crate) fn text(&self) -> Arc<str> {
-        match self {
-            // Those that are kept are plain.
-            Self::Given(value) => value.to_str().unwrap_or_default().into(),
-            Self::Trace(id) => format!("{id:032x}").into(),
-        }
+        // Those that are kept are plain.
+        let header = self.header();
+        header.as_ref().and_then(|value| value.to_str().ok()).unwrap_or_default().into()
     }
 }
 
