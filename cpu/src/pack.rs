@@ -246,8 +246,8 @@ impl PackedLinear {
         let width = k.nv * k.lanes;
         let (tiles, mr) = match self.precision {
             Precision::F32 => (&k.tiles_f32, k.mr),
-            Precision::Bf16 => (&k.tiles_bf16, k.mr_narrow),
-            Precision::Int8 => (&k.tiles_i8, k.mr_narrow),
+            Precision::Bf16 => (&k.tiles_bf16, k.mr_bf16),
+            Precision::Int8 => (&k.tiles_i8, k.mr_i8),
         };
         let mut column = 0;
         while column < self.columns {

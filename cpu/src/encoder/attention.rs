@@ -181,7 +181,7 @@ impl Worker<'_> {
         let Queries { sequence, row: query, place, rows } = queries;
         let (sizes, k, group) = (self.encoder.sizes, self.k, self.group());
         let (tiles, mr) =
-            if sizes.bf16_attention { (&k.tiles_bf16, k.mr_narrow) } else { (&k.tiles_f32, k.mr) };
+            if sizes.bf16_attention { (&k.tiles_bf16, k.mr_bf16) } else { (&k.tiles_f32, k.mr) };
         let tokens = self.plan.offsets[sequence + 1] - self.plan.offsets[sequence];
         let keys_padded = tokens.next_multiple_of(k.lanes);
         // Rows of values are padded to pairs, those of one f32 as well.

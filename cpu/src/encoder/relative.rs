@@ -215,7 +215,7 @@ impl Worker<'_> {
     ) {
         let Queries { sequence, place, rows, .. } = queries;
         let (k, sizes) = (self.k, self.encoder.sizes);
-        let mr = if sizes.bf16_attention { k.mr_narrow } else { k.mr };
+        let mr = if sizes.bf16_attention { k.mr_bf16 } else { k.mr };
         let tokens = self.plan.offsets[sequence]..self.plan.offsets[sequence + 1];
         let (to_stride, from_stride) = (self.layout.score_stride, self.layout.distance_stride);
         for_tiles(tokens.len(), mr, |key, keys| {

@@ -29,8 +29,10 @@ pub(crate) struct Kernels {
     pub(crate) nv: usize,
     /// Rows of a full f32 tile.
     pub(crate) mr: usize,
-    /// Rows of a full 8-bit or bf16 tile.
-    pub(crate) mr_narrow: usize,
+    /// Rows of a full bf16 tile.
+    pub(crate) mr_bf16: usize,
+    /// Rows of a full 8-bit tile.
+    pub(crate) mr_i8: usize,
     /// bf16 products are instructions rather than emulated.
     pub(crate) native_bf16: bool,
     pub(crate) tiles_f32: Tiles,
@@ -82,7 +84,8 @@ const fn at_most(number: usize, most: usize) -> usize {
 }
 
 /// Compiles the kernels of one set. `f32`, `bf16` and `int8` say whose tiles are used: those of a
-/// plainer set where more features do not change them, so that they are compiled once.
+/// plainer set where more features do not change them, so that they are compiled once, and with them goes
+/// how many rows a full one has.
 macro_rules! kernels {
     (
         $module:ident, $simd:ty, $level:ident,
@@ -156,8 +159,9 @@ macro_rules! kernels {
                 level: KernelLevel::$level,
                 lanes: S::LANES,
                 nv: S::NV,
-                mr: S::MR,
-                mr_narrow: S::MR_NARROW,
+                mr: tiles_f32::$f32::MR,
+                mr_bf16: tiles_bf16::$bf16::MR,
+                mr_i8: tiles_i8::$int8::MR,
                 native_bf16: $native_bf16,
                 tiles_f32: tiles_f32::$f32::TILES,
                 tiles_bf16: tiles_bf16::$bf16::TILES,
@@ -186,7 +190,7 @@ macro_rules! tiles {
 
             type S = $simd;
             const NV: usize = <S as Simd>::NV;
-            const MR: usize = <S as Simd>::$mr;
+            pub(in super::super) const MR: usize = <S as Simd>::$mr;
 
             // SAFETY: the only way here is `Kernels::of`, which checks the features.
             $(#[target_feature(enable = $features)])?
