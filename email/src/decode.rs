@@ -10,7 +10,8 @@ use crate::html::visible_text;
 /// What a reader sees of a part; `None` for what is no text.
 ///
 /// Mail programs show text whose transfer encoding is damaged, cut off or followed by a list's
-/// footer, and text that names no charset. The parser gives up on those, so they are decoded here.
+/// footer, and text that names no charset, one that nobody knows, or a smaller one than it uses.
+/// The parser gives up on those, so they are decoded here.
 pub(crate) fn visible_part<'a>(
     message: &'a Message<'_>,
     part: &'a MessagePart<'_>,
@@ -18,8 +19,7 @@ pub(crate) fn visible_part<'a>(
 ) -> Option<Cow<'a, str>> {
     let (PartType::Text(parsed) | PartType::Html(parsed)) = &part.body else { return None };
     let kind = kind(part)?;
-    let is_unnamed = charset(part).is_none() && parsed.contains('\u{fffd}');
-    let text = if part.is_encoding_problem || is_unnamed {
+    let text = if part.is_encoding_problem || parsed.contains('\u{fffd}') {
         let (start, end) = (part.offset_body as usize, part.offset_end as usize);
         message.raw_message.get(start..end).map(|raw| Cow::Owned(decode(part, raw, kind)))
     } else {
@@ -30,6 +30,24 @@ pub(crate) fn visible_part<'a>(
         Kind::Plain => text,
         Kind::Html => Cow::Owned(visible_text(&text, text_bytes_max)),
     })
+}
+
+/// What a reader sees of an attached file that holds text, by its type or else by its name.
+pub(crate) fn visible_file<'a>(
+    message: &'a Message<'_>,
+    part: &'a MessagePart<'_>,
+    text_bytes_max: usize,
+) -> Option<Cow<'a, str>> {
+    let PartType::Binary(bytes) = &part.body else {
+        return visible_part(message, part, text_bytes_max);
+    };
+    let (_, extension) = part.attachment_name()?.rsplit_once('.')?;
+    let is = |known: &str| extension.eq_ignore_ascii_case(known);
+    if is("htm") || is("html") {
+        let html = text_of(bytes, None, Kind::Html);
+        return Some(Cow::Owned(visible_text(&html, text_bytes_max)));
+    }
+    is("txt").then(|| Cow::Owned(text_of(bytes, None, Kind::Plain)))
 }
 
 /// Whether the parser gave up on the encoding of a part that holds text.
@@ -72,13 +90,16 @@ fn decode(part: &MessagePart<'_>, raw: &[u8], kind: Kind) -> String {
         }
         _ => Cow::Borrowed(raw),
     };
-    let named = charset(part).map(str::as_bytes).and_then(Charset::for_label);
-    let charset = named.or_else(|| if kind == Kind::Html { meta_charset(&bytes) } else { None });
-    match (charset, std::str::from_utf8(&bytes)) {
-        (Some(charset), _) => charset.decode(&bytes).0.into_owned(),
+    text_of(&bytes, charset(part).map(str::as_bytes).and_then(Charset::for_label), kind)
+}
+
+fn text_of(bytes: &[u8], named: Option<&'static Charset>, kind: Kind) -> String {
+    let charset = named.or_else(|| if kind == Kind::Html { meta_charset(bytes) } else { None });
+    match (charset, std::str::from_utf8(bytes)) {
+        (Some(charset), _) => charset.decode(bytes).0.into_owned(),
         (None, Ok(text)) => text.to_owned(),
         // As mail programs and the WHATWG Encoding Standard have it.
-        (None, Err(_)) => WINDOWS_1252.decode_without_bom_handling(&bytes).0.into_owned(),
+        (None, Err(_)) => WINDOWS_1252.decode_without_bom_handling(bytes).0.into_owned(),
     }
 }
 

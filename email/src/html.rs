@@ -1,10 +1,12 @@
 //! HTML to the text that a reader sees.
 
+use std::borrow::Cow;
+
 use html5gum::emitters::callback::{CallbackEmitter, CallbackEvent};
 use html5gum::{Span, State, Tokenizer};
 
 /// The visible text of `html`, at most about `text_bytes_max` bytes, blocks on lines of their own,
-/// links followed by their host.
+/// links followed by their host. Of a page without any text, the host of its first picture.
 ///
 /// Only the tokenizer of the HTML standard runs, not the tree builder: time and memory are linear
 /// in the input, whatever the nesting. Where open and closed tags do not match, doubt makes text
@@ -12,6 +14,7 @@ use html5gum::{Span, State, Tokenizer};
 pub(crate) fn visible_text(html: &str, text_bytes_max: usize) -> String {
     // Markup is seldom more than a few times the text.
     let html = &html[..html.floor_char_boundary(text_bytes_max.saturating_mul(8))];
+    let html = &*with_comments_ended(html);
     let mut page = Page { text: String::with_capacity(html.len() / 2), ..Page::default() };
     let emitter = CallbackEmitter::new(|event: CallbackEvent<'_>, _: Span<()>| {
         let content = page.read(&event);
@@ -26,7 +29,23 @@ pub(crate) fn visible_text(html: &str, text_bytes_max: usize) -> String {
         tokenizer.set_state(state);
     }
     drop(tokenizer);
+    if let Some(host) = page.picture_host.filter(|_| page.text.trim().is_empty()) {
+        return format!("({host})");
+    }
     page.text
+}
+
+/// A comment that nothing ends hides the rest of the page from the standard's tokenizer, and did not
+/// from the programs that mail was written for: its dashes go, and it ends as a declaration does.
+fn with_comments_ended(html: &str) -> Cow<'_, str> {
+    let ends = |html: &str| ["-->", "--!>"].iter().filter_map(|end| html.rfind(end)).max();
+    match html.rfind("<!--") {
+        Some(last) if ends(&html[last..]).is_none() => {
+            let (ended, open) = html.split_at(ends(&html[..last]).unwrap_or(0));
+            Cow::Owned(ended.to_owned() + &open.replace("<!--", "<!"))
+        }
+        _ => Cow::Borrowed(html),
+    }
 }
 
 enum Next {
@@ -44,6 +63,8 @@ struct Page {
     attribute: Attribute,
     hidden: Option<Hidden>,
     link_host: Option<String>,
+    /// Of the first picture that is not hidden.
+    picture_host: Option<String>,
 }
 
 /// The start tag that is being read.
@@ -52,12 +73,14 @@ struct Tag {
     name: Name,
     is_hidden: bool,
     href_host: Option<String>,
+    source_host: Option<String>,
     alt: Option<String>,
 }
 
 #[derive(Default)]
 enum Attribute {
     Href,
+    Source,
     Style,
     Alt,
     #[default]
@@ -101,6 +124,7 @@ impl Page {
             CallbackEvent::AttributeName { name } => {
                 self.attribute = match name {
                     b"href" => Attribute::Href,
+                    b"src" if self.tag.name.is_one_of(&["img"]) => Attribute::Source,
                     b"style" => Attribute::Style,
                     b"alt" => Attribute::Alt,
                     _ => Attribute::Other,
@@ -109,6 +133,7 @@ impl Page {
             }
             CallbackEvent::AttributeValue { value } => match self.attribute {
                 Attribute::Href => self.tag.href_host = host(&String::from_utf8_lossy(value)),
+                Attribute::Source => self.tag.source_host = host(&String::from_utf8_lossy(value)),
                 Attribute::Style => self.tag.is_hidden |= hides(value),
                 Attribute::Alt => self.tag.alt = Some(String::from_utf8_lossy(value).into_owned()),
                 Attribute::Other => {}
@@ -157,6 +182,7 @@ impl Page {
         if tag.name.is_one_of(&["a"]) {
             self.link_host = tag.href_host;
         } else if tag.name.is_one_of(&["img"]) {
+            self.picture_host = self.picture_host.take().or(tag.source_host);
             if let Some(alt) = tag.alt {
                 self.text.push(' ');
                 self.text.push_str(&alt);

@@ -51,6 +51,26 @@ fn broken_markup_is_read_somehow() {
 }
 
 #[test]
+fn comments_that_nothing_ends_hide_nothing() {
+    assert_eq!(text("<b><!--#rotate>Terrific</b> offer"), "Terrific offer");
+    assert_eq!(text("a<!-- x --><p>b<!--#echo><p>c<!--#echo>d"), "a\nb\ncd");
+    assert_eq!(text("a<!-- x --!>b<!--><!--->c"), "abc");
+    assert_eq!(text("a<script><!-- if (x > 1) y()</script>b"), "ab");
+    assert_eq!(text("a<!--"), "a");
+}
+
+#[test]
+fn of_a_page_without_text_a_picture_is_named() {
+    let pictures = "<img src='http://www.shop.example/a.gif'><p><img src=http://x.example/b.gif>";
+    assert_eq!(text(pictures), "(shop.example)");
+    assert_eq!(text(&format!("{pictures}hello")), "hello");
+    assert_eq!(
+        text("<div hidden><img src=http://x.example/1></div><script src=http://y.example/>"),
+        ""
+    );
+}
+
+#[test]
 fn output_is_bounded() {
     let html = "<p>word</p>".repeat(1000);
     assert!(visible_text(&html, 100).len() < 120);

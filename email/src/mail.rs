@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::boilerplate::strip_list_tags;
 use crate::cuts::{Cuts, cut};
-use crate::decode::{is_damaged_text, visible_part};
+use crate::decode::{is_damaged_text, visible_file, visible_part};
 use crate::html::visible_text;
 use crate::normalize::normalize;
 use crate::outline::{check_outline, check_shape, take_apart};
@@ -155,6 +155,9 @@ pub fn read_rfc822(raw: &[u8], options: &ReadOptions) -> Result<MailText, EmailE
         body = attached_text(&message, limits);
     }
     if body.trim().is_empty() {
+        body = file_text(&message, limits);
+    }
+    if body.trim().is_empty() {
         body = undelimited_text(&message, raw, subject);
     }
     finish(subject, &body, attachments(&message), options)
@@ -296,6 +299,16 @@ fn attached_text<'a>(message: &'a Message<'_>, limits: &Limits) -> Cow<'a, str> 
         }
     }
     Cow::Borrowed("")
+}
+
+/// The text of the first attached file that has one: a mail that is nothing but a page sent as a
+/// file, or whose type the parser does not know.
+fn file_text<'a>(message: &'a Message<'_>, limits: &Limits) -> Cow<'a, str> {
+    let ids = message.attachments.iter().take(PARTS_JOINED_MAX);
+    ids.filter_map(|&id| message.parts.get(id as usize))
+        .filter_map(|part| visible_file(message, part, limits.text_bytes_max))
+        .find(|text| !text.trim().is_empty())
+        .unwrap_or_default()
 }
 
 /// The text of what is no message or of a multipart without the delimiters that it promised.

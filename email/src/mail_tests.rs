@@ -117,6 +117,35 @@ fn damaged_parts_are_read() {
 }
 
 #[test]
+fn a_mail_that_is_nothing_but_a_file_is_read() {
+    let odd_type = "Subject: s\nContent-Type: TEXT/PLAIN charset=US-ASCII\n\nBuy now";
+    assert_eq!(read(odd_type).body, "Buy now");
+    let page = "Subject: s\nContent-Type: multipart/mixed; boundary=b\n\n--b\nContent-Type: text/plain\n\n \n\
+                --b\nContent-Type: application/octet-stream; name=\"New.HTM\"\n\
+                Content-Transfer-Encoding: base64\nContent-Disposition: attachment; filename=\"New.HTM\"\n\n\
+                PHA+T2ZmZXI8L3A+\n--b--\n";
+    let mail = read(page);
+    assert_eq!(mail.body, "Offer");
+    assert_eq!(mail.attachments.len(), 1);
+    let beside_text = page.replace("\n\n \n", "\n\nSee the page.\n");
+    assert_eq!(read(beside_text).body, "See the page.");
+    let program = page.replace("HTM", "EXE");
+    assert_eq!(read(program).body, "");
+}
+
+#[test]
+fn charsets_that_nobody_knows() {
+    let mail = |kind: &str, body: &[u8]| {
+        let head = format!("Content-Type: {kind}\nContent-Transfer-Encoding: 8bit\n\n");
+        read([head.as_bytes(), body].concat()).body
+    };
+    assert_eq!(mail("text/plain; charset=DEFAULT_CHARSET", b"caf\xe9"), "café");
+    let page = b"<meta charset=big5><p>\xa4\xa4\xa4\xe5";
+    assert_eq!(mail("text/html; charset=CHINESEBIG5", page), "中文");
+    assert_eq!(mail("text/plain; charset=gb2312", b"\xd6\xd0\x87\xd6"), "中囍");
+}
+
+#[test]
 fn a_bare_forward_reads_what_it_forwards() {
     let mail = read(
         "Subject: Fwd\nContent-Type: multipart/mixed; boundary=b\n\n--b\n\
