@@ -2,7 +2,7 @@
 
 import json
 
-from card import percent
+from card import percent, took
 
 
 INTRODUCTIONS = {
@@ -99,5 +99,5 @@ On the validation split first labels are {reference}, with a mean score of {fact
 
 ## Training
 
-`scripts/train`, second step: the encoder of `spam` goes on learning with three heads, {facts['steps']} steps, {facts['minutes']} minutes on two shared CPU cores; see the card of `spam`. The encoder is the same file for all three. Base model: sentence-transformers/all-MiniLM-L6-v2, Apache-2.0. These weights: Apache-2.0.
+`scripts/train`, second step: the encoder of `spam` goes on learning with three heads, {facts['steps']} steps, {took(facts)}; see the card of `spam`. The encoder is the same file for all three. Base model: sentence-transformers/all-MiniLM-L6-v2, Apache-2.0. These weights: Apache-2.0.
 """

@@ -142,6 +142,9 @@ def main():
     tokenizer = AutoTokenizer.from_pretrained(out)
     model = AutoModelForSequenceClassification.from_pretrained(out, dtype=torch.float32).eval()
     parts, _ = splits.load(arguments.mails)
+    facts = json.loads((trained.parent / "spam-training.json").read_text())
+    if facts["mark"] != splits.mark(parts):
+        raise SystemExit("the model was trained on other splits: train it again")
     check_plain(model, tokenizer, parts["validation"][:16])
 
     way, tried = choose(model, tokenizer, parts["validation"])
@@ -173,7 +176,6 @@ def main():
     )
     test_labels = labels_of(parts["test"])
     draw_curve(probability["test"], test_labels, threshold, out / "pr_curve.png")
-    facts = json.loads((trained.parent / "spam-training.json").read_text())
     heads = trained.parent / "training.json"
     facts["heads"] = json.loads(heads.read_text()) if heads.exists() else None
     facts |= {

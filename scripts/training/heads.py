@@ -1,5 +1,5 @@
 """Teaches the encoder of the spam model two more tasks, sentiment and topic, without its forgetting
-the first: one encoder, three heads. The spam head learns from what the spam model said itself."""
+the first: one encoder, three heads. The spam head learns from what all spam models together say."""
 
 import argparse
 import json
@@ -14,6 +14,7 @@ from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertForSequenceClassification
 
 import augment
+import encoders
 import long_text
 import sentiment
 import splits
@@ -189,7 +190,8 @@ def accuracies(model, tokenizer, sets):
             rows = [(ids[:254], label) for ids, label in zip(long_text.token_ids(tokenizer, texts), labels)]
             right = 0
             for ids, known in grouped(tokenizer, random.Random(0), rows, 32):
-                right += int((model.logits(task, model.states(ids)).argmax(1) == known).sum())
+                logits = model.logits(task, model.states(ids.to(model.bert.device)))
+                right += int((logits.argmax(1).cpu() == known).sum())
             found[task] = round(right / len(rows), 4)
     model.train()
     return found
@@ -200,9 +202,11 @@ def main():
     parser.add_argument("--mails", required=True, help="JSON lines that `postsort extract` wrote")
     parser.add_argument("--ratings", required=True, help="folder of the rated sentences")
     parser.add_argument("--spam", required=True, help="folder that train.py wrote")
+    parser.add_argument("--teachers", required=True, help="teachers.safetensors that it wrote")
     parser.add_argument("--out", required=True, help="folder for the three models")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--bf16", action="store_true", help="for CPUs that multiply in bfloat16")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--bf16", action="store_true", help="for devices that multiply in bfloat16")
     parser.add_argument("--steps-max", type=int, default=0, help="stop early, to try the pipeline")
     arguments = parser.parse_args()
 
@@ -221,8 +225,10 @@ def main():
 
     tokenizer = AutoTokenizer.from_pretrained(arguments.spam)
     tokenizer.model_max_length = 512
-    teacher = AutoModelForSequenceClassification.from_pretrained(arguments.spam, dtype=torch.float32).eval()
-    model = Heads(AutoModelForSequenceClassification.from_pretrained(arguments.spam, dtype=torch.float32))
+    device = torch.device(arguments.device)
+    products = torch.bfloat16 if arguments.bf16 else torch.float32
+    teachers = encoders.Encoders.load(arguments.spam, arguments.teachers, products, device)
+    model = Heads(AutoModelForSequenceClassification.from_pretrained(arguments.spam, dtype=torch.float32)).to(device)
     optimizer = torch.optim.AdamW(trained_groups(model))
     mean = torch.optim.swa_utils.AveragedModel(
         model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(MEAN_DECAY))
@@ -235,19 +241,19 @@ def main():
     count, warm_up = len(steps), max(1, int(len(steps) * WARM_UP))
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / warm_up, (count - step) / (count - warm_up)))
-    of_topic = torch.nn.CrossEntropyLoss(topic_weights(parts["train"]), label_smoothing=LABEL_SMOOTHING)
+    of_topic = torch.nn.CrossEntropyLoss(topic_weights(parts["train"]).to(device), label_smoothing=LABEL_SMOOTHING)
     of_sentiment = torch.nn.CrossEntropyLoss(label_smoothing=LABEL_SMOOTHING)
     started, losses = time.monotonic(), {}
     for step, (kind, (ids, known)) in enumerate(steps[: arguments.steps_max or count], 1):
+        ids, known = ids.to(device), known.to(device)
         CodedLinear.coded = rng.random() < CODED_SHARE
-        with torch.autocast("cpu", torch.bfloat16, enabled=arguments.bf16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=arguments.bf16):
             states = model.states(ids)
         CodedLinear.coded = False
         states = states.float()
         if kind == "mail":
-            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=arguments.bf16):
-                said = teacher(**ids).logits.float().softmax(1)
-            loss = functional.kl_div(model.logits("spam", states).log_softmax(1), said.clone(), reduction="batchmean")
+            said = teachers.said(ids["input_ids"], ids["attention_mask"])
+            loss = functional.kl_div(model.logits("spam", states).log_softmax(1), said, reduction="batchmean")
             if (known >= 0).any():
                 loss = loss + of_topic(model.logits("topic", states), known)
         else:
@@ -267,7 +273,7 @@ def main():
             print(f"validation {accuracies(mean.module, tokenizer, validation)}", flush=True)
             mean.module.save(tokenizer, Path(arguments.out))
     facts = {"steps": step, "minutes": round((time.monotonic() - started) / 60, 1), "bf16": arguments.bf16,
-             "sentences": sentiment.counts(sentence_parts)}
+             "device": device.type, "sentences": sentiment.counts(sentence_parts)}
     (Path(arguments.out) / "training.json").write_text(json.dumps(facts, indent=1))
 
 

@@ -75,9 +75,19 @@ def split(mails):
     return {"train": train, "validation": validation, "test": test, "bulk": bulk}
 
 
+def mark(parts):
+    """Of the mails that train. What changes texts may change which are duplicates, and so all splits:
+    a model is measured on the splits that it was trained on only."""
+    names = sorted(f"{mail['group']}/{Path(mail['path']).name}" for mail in parts["train"])
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+
+
 def without_traps(text):
-    """The text without the mark that a spam-trap list put into what it forwarded."""
-    return "\n".join(line for line in text.split("\n") if "DeathToSpam" not in line)
+    """The text without the mark that a spam-trap list put into what it forwarded, and what the list
+    added behind it. A page that is one line keeps what is before."""
+    lines = (re.sub(r"\s*-*DeathToSpam.*", "", line) if "DeathToSpam" in line else line
+             for line in text.split("\n"))
+    return "\n".join(line for line in lines if line)
 
 
 def load(path):
