@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use postsort_cpu::ComputePool;
+use postsort_cpu::{ComputePool, KernelLevel};
 
 use crate::cpu::{Agreement, CpuEngine, Encoders, SharedEncoder};
 use crate::device::{ComputeDevice, CpuDevice, is_fast};
@@ -134,15 +134,15 @@ impl Model {
     }
 
     /// Measures the folder's model on the CPU, on the built-in mails, and keeps the result in the folder, so
-    /// that loading it need not measure; how far each precision is from f32. Empty where only f32
-    /// is to be had.
+    /// that loading it need not measure; how far each precision is from f32, with which kernels. Empty
+    /// where only f32 is to be had.
     ///
     /// # Errors
     /// As [`Self::load`], and a folder that cannot be written.
     pub fn calibrate(
         folder: &ModelFolder,
         options: &LoadOptions,
-    ) -> Result<Vec<Agreement>, ModelError> {
+    ) -> Result<Vec<(KernelLevel, Agreement)>, ModelError> {
         if !is_fast(folder, options.engine) {
             return Ok(Vec::new());
         }

@@ -131,8 +131,8 @@ impl CpuEngine {
         chosen.map_or_else(|| packer.exact(), Ok).map(Some)
     }
 
-    /// Measures `folder` anew and keeps the result in it, so that it is loaded without measuring.
-    /// What the precisions' agreements are.
+    /// Measures `folder` anew and keeps the result in it, so that it is loaded without measuring, also
+    /// where attention multiplies otherwise. What the precisions' agreements are, and with which kernels.
     ///
     /// # Errors
     /// As loading, and a folder that cannot be written.
@@ -140,18 +140,23 @@ impl CpuEngine {
         folder: &ModelFolder,
         tokenizer: &TextTokenizer,
         (pool, encoders): (&Arc<ComputePool>, &Encoders),
-    ) -> Result<Vec<Agreement>, ModelError> {
+    ) -> Result<Vec<(KernelLevel, Agreement)>, ModelError> {
         let Some(spec) = build::encoder(folder)? else { return Ok(Vec::new()) };
         let level = KernelLevel::from_env()?;
-        let subject = Subject { folder, level };
-        let packer = Packer { folder, spec, level, pool, encoders };
+        let mut packer = Packer { folder, spec, level, pool, encoders };
         let sample = calibration::sample(tokenizer)?;
         let mut calibration = Calibration::measure(&packer.exact()?.engine, &sample)?;
         let mut agreements = Vec::new();
-        for &precision in candidates(Precision::Auto, level) {
-            let (engine, _) = packer.pack(precision, Some(&calibration.maxima))?;
-            agreements.push(calibration.agreement(&subject, (precision, &engine), &sample)?.0);
+        for level in [Some(level), level.with_other_attention()].into_iter().flatten() {
+            packer.level = level;
+            let subject = Subject { folder, level };
+            for &precision in candidates(Precision::Auto, level) {
+                let (engine, _) = packer.pack(precision, Some(&calibration.maxima))?;
+                let of_engine = (precision, &engine);
+                agreements.push((level, calibration.agreement(&subject, of_engine, &sample)?.0));
+            }
         }
+        let subject = Subject { folder, level };
         subject.write(&calibration, &folder.path().join(calibration::FILE_NAME))?;
         Ok(agreements)
     }

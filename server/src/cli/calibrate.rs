@@ -23,9 +23,9 @@ impl Calibrate {
             if agreements.is_empty() {
                 print(&format!("{}: computed in f32, nothing to calibrate", folder.name()))?;
             }
-            for found in agreements {
+            for (level, found) in agreements {
                 print(&format!(
-                    "{} {}: first label equal for {:.2} % of {} texts, |Δprobability| ≤ {:.4} for 99 %: {}",
+                    "{} {} with {level}: first label equal for {:.2} % of {} texts, |Δprobability| ≤ {:.4} for 99 %: {}",
                     folder.name(),
                     found.precision,
                     found.top_label_share * 100.0,
