@@ -130,14 +130,15 @@ impl FromStr for KernelLevel {
     }
 }
 
+/// Whose CPU this is: what a level's instructions cost beside one another depends on it.
 #[cfg(target_arch = "x86_64")]
-fn is_intel() -> bool {
+pub(crate) fn is_intel() -> bool {
     let vendor = std::arch::x86_64::__cpuid(0);
     [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).concat() == b"GenuineIntel"
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn is_intel() -> bool {
+pub(crate) fn is_intel() -> bool {
     false
 }
 

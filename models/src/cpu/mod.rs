@@ -83,7 +83,7 @@ impl CpuEngine {
     /// The engine of `folder`; `None` for an architecture that it does not know.
     ///
     /// `auto` takes 8-bit products if they agree with f32 on the built-in mails, else bf16 where
-    /// the CPU multiplies it and it agrees, else f32. The comparison is made once for a revision.
+    /// the kernels multiply it as such and it agrees, else f32. The comparison is made once for a revision.
     pub(crate) fn load(
         folder: &ModelFolder,
         tokenizer: &TextTokenizer,
