@@ -25,11 +25,14 @@ pub(crate) fn visible_part<'a>(
     } else {
         None
     };
-    let text = text.unwrap_or(Cow::Borrowed(&**parsed));
-    Some(match kind {
+    Some(shown(text.unwrap_or(Cow::Borrowed(&**parsed)), kind, text_bytes_max))
+}
+
+fn shown(text: Cow<'_, str>, kind: Kind, text_bytes_max: usize) -> Cow<'_, str> {
+    match kind {
         Kind::Plain => text,
         Kind::Html => Cow::Owned(visible_text(&text, text_bytes_max)),
-    })
+    }
 }
 
 /// What a reader sees of an attached file that holds text, by its type or else by its name.
@@ -42,12 +45,12 @@ pub(crate) fn visible_file<'a>(
         return visible_part(message, part, text_bytes_max);
     };
     let (_, extension) = part.attachment_name()?.rsplit_once('.')?;
-    let is = |known: &str| extension.eq_ignore_ascii_case(known);
-    if is("htm") || is("html") {
-        let html = text_of(bytes, None, Kind::Html);
-        return Some(Cow::Owned(visible_text(&html, text_bytes_max)));
-    }
-    is("txt").then(|| Cow::Owned(text_of(bytes, None, Kind::Plain)))
+    let kind = match extension.to_ascii_lowercase().as_str() {
+        "htm" | "html" => Kind::Html,
+        "txt" => Kind::Plain,
+        _ => return None,
+    };
+    Some(shown(Cow::Owned(text_of(bytes, None, kind)), kind, text_bytes_max))
 }
 
 /// Whether the parser gave up on the encoding of a part that holds text.

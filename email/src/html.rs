@@ -124,7 +124,7 @@ impl Page {
             CallbackEvent::AttributeName { name } => {
                 self.attribute = match name {
                     b"href" => Attribute::Href,
-                    b"src" if self.tag.name.is_one_of(&["img"]) => Attribute::Source,
+                    b"src" if self.is_first_picture() => Attribute::Source,
                     b"style" => Attribute::Style,
                     b"alt" => Attribute::Alt,
                     _ => Attribute::Other,
@@ -147,6 +147,10 @@ impl Page {
             _ => {}
         }
         None
+    }
+
+    fn is_first_picture(&self) -> bool {
+        self.picture_host.is_none() && self.tag.name.is_one_of(&["img"])
     }
 
     fn string(&mut self, value: &[u8]) {

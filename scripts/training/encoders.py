@@ -73,11 +73,15 @@ class Encoders(torch.nn.Module):
         first = states.view(models, batch, tokens, -1)[:, :, 0].float()
         return self.dense(drop(torch.tanh(self.dense(first, "pooler.dense"))), "classifier")
 
+    def each(self, ids, mask):
+        """Logits of one batch [batch, tokens] by every model, [models, batch, 2]."""
+        every = lambda tensor: tensor.expand(self.count, *tensor.shape)
+        return self(every(ids), every(mask.bool()))
+
     @torch.no_grad()
     def said(self, ids, mask):
         """What all of them together say of one batch [batch, tokens]: probabilities [batch, 2]."""
-        every = lambda tensor: tensor.expand(self.count, *tensor.shape)
-        return self(every(ids), every(mask.bool())).mean(0).softmax(1)
+        return self.each(ids, mask).mean(0).softmax(1)
 
     def mean(self):
         """One classifier whose weights are the mean of all (Wortsman et al. 2022), as `transformers` has it."""
@@ -105,6 +109,6 @@ class Encoders(torch.nn.Module):
 def check(encoders, ids, mask):
     """The greatest difference of logits to what `transformers` computes with the mean of the weights."""
     with torch.no_grad():
-        ours = encoders(ids[None].expand(encoders.count, -1, -1), mask[None].bool().expand(encoders.count, -1, -1))
+        ours = encoders.each(ids, mask)
         theirs = encoders.mean().to(ids.device)(input_ids=ids, attention_mask=mask).logits
     return float((ours.float() - theirs).abs().max())

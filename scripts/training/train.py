@@ -96,9 +96,7 @@ def figures(tokenizer, model, mails, device):
         for start in range(0, len(order), BATCH):
             group = order[start : start + BATCH]
             padded = long_text.padded(tokenizer, [rows[at] for at in group]).to(device)
-            ids, mask = padded["input_ids"], padded["attention_mask"]
-            every = lambda tensor: tensor.expand(model.count, *tensor.shape)
-            each[:, group] = model(every(ids), every(mask.bool())).float().cpu()
+            each[:, group] = model.each(padded["input_ids"], padded["attention_mask"]).float().cpu()
             mean[group] = single(**padded).logits.cpu()
     model.train()
     said = lambda logits: measures.spam_probability(logits, 1.0)
@@ -169,8 +167,8 @@ def main():
     mean.module.mean().half().save_pretrained(out)
     tokenizer.save_pretrained(out)
     mean.module.save(out.parent / "teachers.safetensors")
-    facts = {**counts, "mark": splits.mark(parts), "models": arguments.models, "epochs": round(step / count), "steps": step, "minutes": minutes,
-             "bf16": arguments.bf16, "device": device.type}
+    facts = {**counts, "mark": splits.mark(parts), "models": arguments.models, "epochs": round(step / count),
+             "steps": step, "minutes": minutes, "bf16": arguments.bf16, "device": device.type}
     (out.parent / "spam-training.json").write_text(json.dumps(facts, indent=1))
 
 
