@@ -23,6 +23,7 @@
 //! kernels/      written once over the trait
 //!   tile.rs       register tiles of f32, bf16 and 8-bit products
 //!   rows.rs       layer norm, coding for the next product, softmax
+//!   heads.rs      heads of queries and keys in 8 bits
 //!   window.rs     softmax of which each row sees a window
 //!   rotary.rs     queries and keys turned by their positions
 //!   places.rs     scores by where a key is seen from
@@ -51,7 +52,8 @@
 //! core's L2 cache through all of a layer's products; a thread that is done takes blocks that
 //! another has not begun, so a thread that wakes late or loses its CPU costs little. Threads wait
 //! for each other once a layer, for keys and values. 8-bit rows are coded once, with a scale of
-//! their own; bias, activation, residual and correction are added as sums leave the registers. The
+//! their own; bias, activation, residual and correction are added as sums leave the registers. Queries
+//! and keys of 8-bit encoders are coded head by head, for scores are half of attention's products. The
 //! last layer computes first tokens only, past keys and values, unless heads read the mean of all.
 //! In layers with a window keys beyond it are not read.
 //!

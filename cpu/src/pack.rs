@@ -58,7 +58,7 @@ unsafe impl Send for PackedLinear {}
 unsafe impl Sync for PackedLinear {}
 
 /// Inputs that one step multiplies.
-const fn group(precision: Precision) -> usize {
+pub(crate) const fn group(precision: Precision) -> usize {
     match precision {
         Precision::F32 => 1,
         Precision::Bf16 => 2,
@@ -245,11 +245,7 @@ impl PackedLinear {
         function: Option<Function>,
     ) {
         let width = k.nv * k.lanes;
-        let (tiles, mr) = match self.precision {
-            Precision::F32 => (&k.tiles_f32, k.mr),
-            Precision::Bf16 => (&k.tiles_bf16, k.mr_bf16),
-            Precision::Int8 => (&k.tiles_i8, k.mr_i8),
-        };
+        let (tiles, mr) = k.tiles(self.precision);
         let mut column = 0;
         while column < self.columns {
             let panel_width = width.min(self.columns - column);

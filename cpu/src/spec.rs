@@ -9,7 +9,8 @@ pub enum Precision {
     F32,
     /// bfloat16 operands.
     Bf16,
-    /// 8-bit operands: weights with a scale a column, activations with a scale a row.
+    /// 8-bit operands: weights with a scale a column, activations with a scale a row; in attention
+    /// queries and keys, with a scale a head each, but neither shares nor values.
     Int8,
 }
 

@@ -44,9 +44,12 @@ TASKS = {
 class CodedLinear(torch.nn.Linear):
     """A dense layer whose product may be that of 8-bit numbers, gradients passing as if it were not
     (Jacob et al. 2018): weights with a scale a column, rows with a scale and a least value each, and
-    the few inputs that stand out as they are."""
+    the few inputs that stand out as they are. Results that are queries or keys are coded in turn, each
+    head's part by itself."""
 
     coded = False
+    # Of queries and keys.
+    head_size = None
 
     def forward(self, x):
         if not CodedLinear.coded:
@@ -62,14 +65,23 @@ class CodedLinear(torch.nn.Linear):
             scale = self.weight.abs().amax(1, keepdim=True) / 127
             weight = (self.weight / scale).round() * scale
             of_x, of_weight = rounded - x, weight - self.weight
-        return functional.linear(x + of_x, self.weight + of_weight, self.bias)
+        result = functional.linear(x + of_x, self.weight + of_weight, self.bias)
+        if self.head_size is None:
+            return result
+        with torch.no_grad():
+            parts = result.float().unflatten(-1, (-1, self.head_size))
+            scale = parts.abs().amax(-1, keepdim=True).clamp(min=1e-8) / 127
+            of_result = ((parts / scale).round() * scale).flatten(-2) - result
+        return result + of_result
 
 
 def may_be_coded(bert):
     """Lets the products of an encoder's layers be those of 8-bit numbers."""
-    for module in bert.encoder.modules():
+    for name, module in bert.encoder.named_modules():
         if isinstance(module, torch.nn.Linear):
             module.__class__ = CodedLinear
+            if name.endswith((".query", ".key")):
+                module.head_size = bert.config.hidden_size // bert.config.num_attention_heads
 
 
 class Heads(torch.nn.Module):

@@ -2,7 +2,7 @@
 
 use super::plan::{Layout, Plan};
 use crate::error::CpuError;
-use crate::kernels::RowScale;
+use crate::kernels::{HeadScale, RowScale};
 use crate::slab::Slab;
 
 /// What one pass needs, reused by the next.
@@ -37,7 +37,12 @@ impl Arena {
         let shared = Shared {
             x: slab.take(layout.x_bytes)?.cast(),
             q: slab.take(layout.q_bytes)?,
+            q_scales: slab.take(layout.q_scales_bytes)?.cast(),
             k: [slab.take(layout.k_bytes)?, slab.take(layout.k_bytes)?],
+            key_scales: [
+                slab.take(layout.key_scales_bytes)?.cast(),
+                slab.take(layout.key_scales_bytes)?.cast(),
+            ],
             key_rows: [slab.take(layout.key_rows_bytes)?, slab.take(layout.key_rows_bytes)?],
             v: [slab.take(layout.v_bytes)?, slab.take(layout.v_bytes)?],
         };
@@ -50,6 +55,7 @@ impl Arena {
                 normed: slab.take(layout.normed_bytes)?.cast(),
                 coded: slab.take(layout.coded_bytes)?,
                 scales: slab.take(layout.scales_bytes)?.cast(),
+                head_scales: slab.take(layout.head_scales_bytes)?.cast(),
                 scores: slab.take(layout.scores_bytes)?.cast(),
                 distances: slab.take(layout.distances_bytes)?.cast(),
                 positions: slab.take(layout.positions_bytes)?.cast(),
@@ -67,9 +73,13 @@ pub(super) struct Shared {
     pub(super) x: *mut f32,
     /// Queries, one row a token.
     pub(super) q: *mut u8,
+    /// What coded queries stand for, `[heads][tokens]`; none of other queries.
+    pub(super) q_scales: *mut RowScale,
     /// Keys in panels, of even and of odd layers: a thread may write the next layer's while
     /// another reads this one's.
     pub(super) k: [*mut u8; 2],
+    /// What coded keys stand for; none of other keys.
+    pub(super) key_scales: [*mut f32; 2],
     /// Keys in rows as queries, of even and of odd layers; none where no positions attend to them.
     pub(super) key_rows: [*mut u8; 2],
     /// Values in panels.
@@ -94,6 +104,8 @@ pub(super) struct Own {
     pub(super) coded: *mut u8,
     /// Its rows' scales.
     pub(super) scales: *mut RowScale,
+    /// What heads that were just coded stand for, `[rows][heads]`.
+    pub(super) head_scales: *mut HeadScale,
     /// Attention scores of one tile of rows.
     pub(super) scores: *mut f32,
     /// Products of a tile's queries or keys with relative positions; none without those.

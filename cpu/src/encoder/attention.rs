@@ -2,18 +2,24 @@
 //!
 //! Keys lie in panels `[panels][head_size/group][keys of the panel][group]`, values in panels
 //! `[panels][keys/group][columns of the panel][group]`, both per sequence and head; groups are of
-//! two bf16 or one f32. Softmax reads a row's scores twice rather than keeping a running maximum:
+//! four 8-bit codes, two bf16 or one f32. Coded keys have a scale each, as coded queries do. Softmax reads a row's scores twice rather than keeping a running maximum:
 //! they are few and hot.
 
 use std::ops::Range;
 
 use super::Layer;
 use super::pass::Worker;
-use crate::kernels::{Ahead, Coding, Epilogue, RowsArgs, SoftmaxArgs, Tile, WindowArgs};
+use crate::kernels::{
+    Ahead, Coding, Epilogue, HeadScale, HeadsArgs, Outliers, RowsArgs, Shares, SoftmaxArgs, Tile,
+    WindowArgs,
+};
 use crate::pack::for_tiles;
+use crate::spec::Precision;
 
 /// Vectors of a full panel of values.
 const VALUE_VECTORS: usize = 2;
+/// Scores have none: at least as many zeros as a panel has columns.
+static NO_BIAS: [f32; 64] = [0.0; 64];
 
 /// Queries of one sequence, one beside the other.
 #[derive(Clone, Copy, Debug)]
@@ -27,18 +33,25 @@ pub(super) struct Queries {
 }
 
 impl Worker<'_> {
-    /// bf16 in a group.
-    pub(super) fn group(&self) -> usize {
-        if self.encoder.sizes.bf16_attention { 2 } else { 1 }
-    }
-
     fn keys_of(&self, layer: usize, sequence: usize, head: usize) -> *mut u8 {
         let sizes = self.encoder.sizes;
         let starts = &self.plan.key_starts;
         let (start, keys) = (starts[sequence], starts[sequence + 1] - starts[sequence]);
         let before = (start * sizes.heads + head * keys) * sizes.head_size;
         // SAFETY: within the layout's `k_bytes`.
-        unsafe { self.shared.k[layer % 2].add(before * 4 / self.group()) }
+        unsafe { self.shared.k[layer % 2].add(before * 4 / sizes.key_group()) }
+    }
+
+    /// Scales of a head's coded keys, and behind them the sums of what the codes stand for.
+    fn key_scales_of(&self, layer: usize, sequence: usize, head: usize) -> (*mut f32, *mut f32) {
+        let starts = &self.plan.key_starts;
+        let (start, keys) = (starts[sequence], starts[sequence + 1] - starts[sequence]);
+        let before = start * self.encoder.sizes.heads + head * keys;
+        // SAFETY: within the layout's `key_scales_bytes`.
+        unsafe {
+            let scales = self.shared.key_scales[layer % 2].add(before * 2);
+            (scales, scales.add(keys))
+        }
     }
 
     fn values_of(&self, layer: usize, sequence: usize, head: usize) -> *mut u8 {
@@ -48,7 +61,7 @@ impl Worker<'_> {
         let width = sizes.head_size.next_multiple_of(self.k.lanes);
         let before = (start * sizes.heads + head * values) * width;
         // SAFETY: within the layout's `v_bytes`.
-        unsafe { self.shared.v[layer % 2].add(before * 4 / self.group()) }
+        unsafe { self.shared.v[layer % 2].add(before * 4 / sizes.value_group()) }
     }
 
     /// A layer's keys in rows, from `row` on; none but where positions attend to them.
@@ -66,29 +79,17 @@ impl Worker<'_> {
     /// # Safety
     /// `rows` are this thread's and as many as `wide` holds.
     pub(super) unsafe fn pack_keys(&self, layer: usize, rows: Range<usize>) {
-        let (sizes, k, group) = (self.encoder.sizes, self.k, self.group());
+        let (sizes, k) = (self.encoder.sizes, self.k);
         // SAFETY: the rows are this thread's.
         let kept = self.encoder.layers[layer]
             .position_query
             .is_some()
             .then(|| unsafe { self.key_rows(layer, rows.start) });
-        let (source, stride) = if sizes.bf16_attention {
+        let (source, stride) = if sizes.keys != Precision::F32 {
             let spare = (self.own.context.cast(), self.layout.context_stride * 4);
             let (out, out_stride) = kept.map_or(spare, |kept| (kept, self.layout.q_stride));
             // SAFETY: `context` is free now and has room for the block's rows, twice over.
-            unsafe {
-                (k.code_rows)(&RowsArgs {
-                    x: self.own.wide,
-                    x_stride: self.layout.wide_stride,
-                    rows: rows.len(),
-                    n: sizes.hidden,
-                    coding: Coding::Bf16,
-                    factors: std::ptr::null(),
-                    out,
-                    out_stride,
-                    scales: std::ptr::null_mut(),
-                });
-            }
+            unsafe { self.code_for_scores(rows.len(), (out, out_stride), true) };
             (out.cast_const(), out_stride)
         } else {
             if let Some(kept) = kept {
@@ -104,7 +105,10 @@ impl Worker<'_> {
             (self.own.wide.cast::<u8>().cast_const(), self.layout.wide_stride * 4)
         };
         let width = k.nv * k.lanes;
-        let steps = sizes.head_size / group;
+        let steps = sizes.head_size / sizes.key_group();
+        // Codes of keys are signed.
+        let coded = sizes.keys == Precision::Int8;
+        let sign = if coded { 0x8080_8080 } else { 0 };
         for (sequence, part) in self.plan.segments(rows.clone()) {
             let first = self.plan.offsets[sequence];
             let padded = self.plan.key_starts[sequence + 1] - self.plan.key_starts[sequence];
@@ -120,11 +124,67 @@ impl Worker<'_> {
                         let to = keys.add((panel * steps + key - panel) * 4);
                         for step in 0..steps {
                             let number = from.add(step * 4).cast::<u32>().read_unaligned();
-                            to.add(step * panel_width * 4).cast::<u32>().write_unaligned(number);
+                            let to = to.add(step * panel_width * 4).cast::<u32>();
+                            to.write_unaligned(number ^ sign);
+                        }
+                    }
+                }
+                if coded {
+                    let (scales, sums) = self.key_scales_of(layer, sequence, head);
+                    for row in part.clone() {
+                        // SAFETY: `code_for_scores` wrote those of the block's rows.
+                        unsafe {
+                            let at = (row - rows.start) * sizes.heads + head;
+                            let HeadScale { scale, sum } = *self.own.head_scales.add(at);
+                            *scales.add(row - first) = scale;
+                            *sums.add(row - first) = sum;
                         }
                     }
                 }
             }
+        }
+    }
+
+    /// Codes queries or keys, f32 rows in `wide`, as attention multiplies them: bf16, or 8 bits with
+    /// what a head's codes stand for, of keys its sum too, in `head_scales`.
+    ///
+    /// # Safety
+    /// `wide` and `out` have `rows` rows, at most a block.
+    pub(super) unsafe fn code_for_scores(
+        &self,
+        rows: usize,
+        (out, out_stride): (*mut u8, usize),
+        sums: bool,
+    ) {
+        let (sizes, k) = (self.encoder.sizes, self.k);
+        let (x, x_stride) = (self.own.wide.cast_const(), self.layout.wide_stride);
+        // SAFETY: granted by the caller; `head_scales` has room for a block's.
+        unsafe {
+            if sizes.keys == Precision::Int8 {
+                (k.code_heads)(&HeadsArgs {
+                    x,
+                    x_stride,
+                    rows,
+                    heads: sizes.heads,
+                    head_size: sizes.head_size,
+                    out,
+                    out_stride,
+                    scales: self.own.head_scales,
+                    sums,
+                });
+                return;
+            }
+            (k.code_rows)(&RowsArgs {
+                x,
+                x_stride,
+                rows,
+                n: sizes.hidden,
+                coding: Coding::Bf16,
+                factors: std::ptr::null(),
+                out,
+                out_stride,
+                scales: std::ptr::null_mut(),
+            });
         }
     }
 
@@ -133,7 +193,7 @@ impl Worker<'_> {
     /// # Safety
     /// `rows` are this thread's and as many as `wide` holds, cut at even places of sequences.
     pub(super) unsafe fn pack_values(&self, layer: usize, rows: Range<usize>) {
-        let (sizes, k, group) = (self.encoder.sizes, self.k, self.group());
+        let (sizes, k, group) = (self.encoder.sizes, self.k, self.encoder.sizes.value_group());
         let padded = sizes.head_size.next_multiple_of(k.lanes);
         let width = VALUE_VECTORS * k.lanes;
         let stride = self.layout.wide_stride;
@@ -179,9 +239,9 @@ impl Worker<'_> {
     /// `context` has room for the rows; the sequence's keys and values are packed and seen.
     pub(super) unsafe fn attend(&self, layer: usize, queries: Queries, context: *mut f32) {
         let Queries { sequence, row: query, place, rows } = queries;
-        let (sizes, k, group) = (self.encoder.sizes, self.k, self.group());
-        let (tiles, mr) =
-            if sizes.bf16_attention { (&k.tiles_bf16, k.mr_bf16) } else { (&k.tiles_f32, k.mr) };
+        let (sizes, k, group) = (self.encoder.sizes, self.k, self.encoder.sizes.value_group());
+        let ((key_tiles, key_rows), (tiles, mr)) = (k.tiles(sizes.keys), k.tiles(sizes.values));
+        let mr = mr.min(key_rows);
         let tokens = self.plan.offsets[sequence + 1] - self.plan.offsets[sequence];
         let keys_padded = tokens.next_multiple_of(k.lanes);
         // Rows of values are padded to pairs, those of one f32 as well.
@@ -189,8 +249,13 @@ impl Worker<'_> {
             .div_ceil(group);
         let (key_width, value_width) = (k.nv * k.lanes, VALUE_VECTORS * k.lanes);
         let head_padded = sizes.head_size.next_multiple_of(k.lanes);
-        let key_steps = sizes.head_size / group;
+        let key_steps = sizes.head_size / sizes.key_group();
         let (scores, stride) = (self.own.scores, self.layout.score_stride);
+        let shares = match (sizes.values, sizes.keys) {
+            (Precision::Bf16, _) => Shares::Bf16,
+            (_, Precision::Int8) => Shares::Coarse,
+            _ => Shares::Exact,
+        };
         // A window that all tokens are in is none.
         let window = self.encoder.layers[layer].window.filter(|window| tokens > window + 1);
         let Layer { position_key, position_query, .. } = &self.encoder.layers[layer];
@@ -198,8 +263,11 @@ impl Worker<'_> {
         let (position_key, position_query) =
             (distances.zip(position_key.as_ref()), distances.zip(position_query.as_ref()));
         for head in 0..sizes.heads {
+            // Of queries that are not coded there are none, and the address is not used.
+            let q_scales = self.shared.q_scales.wrapping_add(head * self.plan.tokens() + query);
             let keys = self.keys_of(layer, sequence, head);
             let values = self.values_of(layer, sequence, head);
+            let key_scales = self.key_scales_of(layer, sequence, head);
             if let Some(packed) = position_query {
                 // SAFETY: granted by the caller.
                 unsafe { self.keys_of_positions(packed, layer, head, queries) };
@@ -218,7 +286,18 @@ impl Worker<'_> {
                     let mut key = seen.start;
                     while key < seen.end {
                         let width = key_width.min(keys_padded - key);
-                        tiles[rows - 1][width / k.lanes - 1](&Tile {
+                        let epilogue = match sizes.keys {
+                            Precision::Int8 => Epilogue::Int8 {
+                                columns: key_scales.0.add(key),
+                                sums: key_scales.1.add(key),
+                                rows: q_scales.add(row),
+                                bias: NO_BIAS.as_ptr(),
+                                outliers: Outliers::none(),
+                                add: false,
+                            },
+                            _ => Epilogue::Plain,
+                        };
+                        key_tiles[rows - 1][width / k.lanes - 1](&Tile {
                             a: q,
                             a_stride: self.layout.q_stride,
                             b: keys.add(key * key_steps * 4),
@@ -226,7 +305,7 @@ impl Worker<'_> {
                             ahead: Ahead::nothing(q),
                             c: scores.add(key - seen.start),
                             c_stride: stride,
-                            epilogue: Epilogue::Plain,
+                            epilogue,
                         });
                         key += width;
                     }
@@ -237,7 +316,7 @@ impl Worker<'_> {
                     if position_query.is_some() {
                         self.add_keys_of_positions(row, rows, tokens);
                     }
-                    let (n, bf16) = (seen.len(), sizes.bf16_attention);
+                    let n = seen.len();
                     let inverse = self.own.inverse;
                     match window {
                         Some(window) => (k.softmax_window_rows)(&WindowArgs {
@@ -247,7 +326,7 @@ impl Worker<'_> {
                             n,
                             own: place + row - seen.start,
                             window,
-                            bf16,
+                            shares,
                             inverse,
                         }),
                         None => (k.softmax_rows)(&SoftmaxArgs {
@@ -255,7 +334,7 @@ impl Worker<'_> {
                             stride,
                             rows,
                             n,
-                            bf16,
+                            shares,
                             inverse,
                         }),
                     }

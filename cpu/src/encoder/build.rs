@@ -91,10 +91,10 @@ fn costs(spec: &EncoderSpec, sizes: Sizes, precision: Precision, k: &Kernels) ->
         + sizes.hidden * sizes.intermediate * gated;
     // Of scores and of the mix, and of positions as much again for each kind.
     let positions = [&spec.layers[0].position_key, &spec.layers[0].position_query];
-    let key_products = (2 + positions.into_iter().flatten().count()) * sizes.hidden;
-    let attention_group = if sizes.bf16_attention { 2 } else { 1 };
+    let key_products = (1 + positions.into_iter().flatten().count()) * sizes.hidden;
     // An exponential takes about 14 instructions.
-    let a_key = number(key_products) / number(k.lanes * attention_group)
+    let a_key = number(key_products) / number(k.lanes * sizes.key_group())
+        + number(sizes.hidden) / number(k.lanes * sizes.value_group())
         + number(sizes.heads * 14) / number(k.lanes);
     let row = 1.25 * number(weights) / number(k.lanes * group);
     // Windows are not counted: a batch's sequences are shared out by their lengths either way.

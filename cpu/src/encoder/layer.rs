@@ -7,8 +7,9 @@ use super::norm::PackedNorm;
 use super::pass::Worker;
 use super::phases::Phase;
 use super::rotation::Rotation;
-use crate::kernels::{Coding, PairArgs, RotateArgs, RowsArgs};
+use crate::kernels::{HeadScale, PairArgs, RotateArgs, RowScale};
 use crate::pack::{PackedLinear, Results, Rows};
+use crate::spec::Precision;
 
 impl Worker<'_> {
     /// Keys and values of a block, into their panels, and its queries if they are wanted.
@@ -58,7 +59,7 @@ impl Worker<'_> {
         // SAFETY: `q_bytes` has room for all rows, `wide` for a block's.
         unsafe {
             let q = self.shared.q.add(to.start * self.layout.q_stride);
-            if !self.encoder.sizes.bf16_attention {
+            if self.encoder.sizes.keys == Precision::F32 {
                 let (c, stride) = (q.cast::<f32>(), self.layout.q_stride / 4);
                 layer.query.apply(self.k, a, Results { c, stride, add: false }, None);
                 if let Some(rotation) = rotation {
@@ -70,17 +71,29 @@ impl Worker<'_> {
             if let Some(rotation) = rotation {
                 self.rotate(rotation, self.own.wide, self.layout.wide_stride, to.clone());
             }
-            (self.k.code_rows)(&RowsArgs {
-                x: self.own.wide,
-                x_stride: self.layout.wide_stride,
-                rows: to.len(),
-                n: self.encoder.sizes.hidden,
-                coding: Coding::Bf16,
-                factors: std::ptr::null(),
-                out: q,
-                out_stride: self.layout.q_stride,
-                scales: std::ptr::null_mut(),
-            });
+            self.code_for_scores(to.len(), (q, self.layout.q_stride), false);
+            if self.encoder.sizes.keys == Precision::Int8 {
+                self.keep_query_scales(to);
+            }
+        }
+    }
+
+    /// Puts what coded queries stand for, a row of heads each, beside that of other rows.
+    ///
+    /// # Safety
+    /// Rows `to` are this thread's to write and were just coded.
+    unsafe fn keep_query_scales(&self, to: Range<usize>) {
+        let (heads, tokens) = (self.encoder.sizes.heads, self.plan.tokens());
+        for (at, row) in to.enumerate() {
+            for head in 0..heads {
+                // SAFETY: `q_scales` has room for all rows' heads.
+                unsafe {
+                    let HeadScale { scale, .. } = *self.own.head_scales.add(at * heads + head);
+                    // Codes are counted from the middle.
+                    *self.shared.q_scales.add(head * tokens + row) =
+                        RowScale { scale, low: -128.0 * scale };
+                }
+            }
         }
     }
 

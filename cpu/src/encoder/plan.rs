@@ -6,10 +6,11 @@ use std::sync::atomic::Ordering::{AcqRel, Relaxed};
 
 use super::{Encoder, Sizes};
 use crate::error::CpuError;
-use crate::kernels::{Kernels, RowScale};
+use crate::kernels::{HeadScale, Kernels, RowScale};
 use crate::pack::PackedLinear;
 use crate::pool::Alarm;
 use crate::slab::ALIGN;
+use crate::spec::Precision;
 
 /// Estimated cycles, to share rows out evenly.
 #[derive(Clone, Copy, Debug)]
@@ -233,6 +234,8 @@ pub(super) struct Layout {
     pub(super) x_bytes: usize,
     pub(super) q_bytes: usize,
     pub(super) k_bytes: usize,
+    pub(super) q_scales_bytes: usize,
+    pub(super) key_scales_bytes: usize,
     pub(super) key_rows_bytes: usize,
     pub(super) v_bytes: usize,
     pub(super) wide_bytes: usize,
@@ -241,6 +244,7 @@ pub(super) struct Layout {
     pub(super) normed_bytes: usize,
     pub(super) coded_bytes: usize,
     pub(super) scales_bytes: usize,
+    pub(super) head_scales_bytes: usize,
     pub(super) scores_bytes: usize,
     pub(super) distances_bytes: usize,
     pub(super) positions_bytes: usize,
@@ -263,8 +267,8 @@ impl Layout {
         // Cutting at even places may lengthen a block by one.
         let block_room = block_rows + 2;
         let x_stride = padded(sizes.hidden.max(sizes.embedding));
-        let number = if sizes.bf16_attention { 2 } else { 4 };
-        let q_stride = padded(sizes.hidden) * number;
+        let key_bytes = 4 / sizes.key_group();
+        let q_stride = padded(sizes.hidden) * key_bytes;
         let wide_stride = padded(sizes.widest);
         let context_stride = padded(sizes.hidden) + k.lanes;
         let compact_stride = padded(sizes.widest);
@@ -276,6 +280,7 @@ impl Layout {
             .distances
             .as_ref()
             .map_or(0, |distances| distances.row_room(k, keys_max.max(block_room)));
+        let coded_heads = if sizes.keys == Precision::Int8 { sizes.heads } else { 0 };
         let keeps_keys = usize::from(encoder.keeps_keys());
         let keys = plan.key_starts.last().copied().unwrap_or(0);
         let values = plan.value_starts.last().copied().unwrap_or(0);
@@ -292,15 +297,19 @@ impl Layout {
             distance_stride,
             x_bytes: plan.tokens() * x_stride * 4,
             q_bytes: plan.tokens() * q_stride,
-            k_bytes: keys * sizes.hidden * number,
+            k_bytes: keys * sizes.hidden * key_bytes,
+            q_scales_bytes: plan.tokens() * coded_heads * size_of::<RowScale>(),
+            key_scales_bytes: keys * coded_heads * 2 * 4,
             key_rows_bytes: plan.tokens() * q_stride * keeps_keys,
-            v_bytes: values * sizes.heads * sizes.head_size.next_multiple_of(k.lanes) * number,
+            v_bytes: values * sizes.heads * sizes.head_size.next_multiple_of(k.lanes) * 4
+                / sizes.value_group(),
             wide_bytes: block_room * wide_stride * 4,
             context_bytes: block_room * context_stride * 4,
             compact_bytes: block_room * compact_stride * 4,
             normed_bytes: if encoder.has_pre_norms() { block_room * normed_stride * 4 } else { 0 },
             coded_bytes: block_room * coded_stride,
             scales_bytes: block_room * size_of::<RowScale>(),
+            head_scales_bytes: block_room * coded_heads * size_of::<HeadScale>(),
             scores_bytes: 8 * score_stride * 4,
             distances_bytes: 8 * distance_stride * 4,
             positions_bytes: block_room * score_stride * 4 * keeps_keys,
@@ -316,13 +325,15 @@ impl Layout {
             self.normed_bytes,
             self.coded_bytes,
             self.scales_bytes,
+            self.head_scales_bytes,
             self.scores_bytes,
             self.distances_bytes,
             self.positions_bytes,
             64,
         ];
-        let pairs = [self.k_bytes, self.key_rows_bytes, self.v_bytes];
-        let shared = [self.x_bytes, self.q_bytes, pairs.iter().sum::<usize>() * 2];
+        let pairs = [self.k_bytes, self.key_scales_bytes, self.key_rows_bytes, self.v_bytes];
+        let shared =
+            [self.x_bytes, self.q_bytes, self.q_scales_bytes, pairs.iter().sum::<usize>() * 2];
         shared.iter().sum::<usize>()
             + own.iter().sum::<usize>() * self.threads
             + 16 * ALIGN * (self.threads + 1)

@@ -93,8 +93,7 @@ pub(super) struct RelativeTable {
 
 /// Bytes that [`RelativeTable::pack`] takes from the slab.
 pub(super) fn positions_bytes(k: &Kernels, rows: usize, sizes: Sizes) -> usize {
-    let number = if sizes.bf16_attention { 2 } else { 4 };
-    rows.next_multiple_of(k.lanes) * sizes.hidden * number + ALIGN
+    rows.next_multiple_of(k.lanes) * sizes.hidden * 4 / sizes.key_group() + ALIGN
 }
 
 impl RelativeTable {
@@ -139,7 +138,7 @@ impl RelativeTable {
         // SAFETY: rows as many as there are, results padded to whole vectors.
         unsafe { linear.apply(k, a, c, None) };
         let padded = rows.next_multiple_of(k.lanes);
-        let group = if sizes.bf16_attention { 2 } else { 1 };
+        let group = sizes.key_group();
         let (steps, width) = (size / group, k.lanes);
         let panels = slab.take(sizes.heads * padded * steps * 4)?;
         for (row, projected) in projected.chunks_exact(stride).enumerate() {
@@ -178,8 +177,8 @@ impl Worker<'_> {
         places: Range<usize>,
     ) -> usize {
         let (sizes, k) = (self.encoder.sizes, self.k);
-        let tiles = if sizes.bf16_attention { &k.tiles_bf16 } else { &k.tiles_f32 };
-        let (steps, width) = (sizes.head_size / self.group(), k.lanes);
+        let (tiles, _) = k.tiles(sizes.keys);
+        let (steps, width) = (sizes.head_size / sizes.key_group(), k.lanes);
         let first = places.start / width * width;
         let mut place = first;
         while place < places.end {
@@ -215,7 +214,7 @@ impl Worker<'_> {
     ) {
         let Queries { sequence, place, rows, .. } = queries;
         let (k, sizes) = (self.k, self.encoder.sizes);
-        let mr = if sizes.bf16_attention { k.mr_bf16 } else { k.mr };
+        let (_, mr) = k.tiles(sizes.keys);
         let tokens = self.plan.offsets[sequence]..self.plan.offsets[sequence + 1];
         let (to_stride, from_stride) = (self.layout.score_stride, self.layout.distance_stride);
         for_tiles(tokens.len(), mr, |key, keys| {
@@ -224,7 +223,7 @@ impl Worker<'_> {
             // sequence's keys.
             unsafe {
                 let a = self.key_rows(layer, tokens.start + key);
-                let a = a.add(head * sizes.head_size / self.group() * 4);
+                let a = a.add(head * sizes.head_size / sizes.key_group() * 4);
                 let packed = (distances, positions);
                 let first = self.position_products(packed, head, (a, keys), places);
                 for row in 0..rows {

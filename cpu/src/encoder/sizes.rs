@@ -5,7 +5,7 @@ use super::relative::positions_bytes;
 use super::rotation::rotation_bytes;
 use crate::error::CpuError;
 use crate::kernels::Kernels;
-use crate::pack::packed_bytes;
+use crate::pack::{group, packed_bytes};
 use crate::spec::{EncoderSpec, LayerSpec, Linear, Positions, Precision};
 use crate::tensor::TensorView;
 
@@ -23,8 +23,22 @@ pub(super) struct Sizes {
     /// Widest row of f32 between two products.
     pub(super) widest: usize,
     pub(super) tokens_max: usize,
-    /// Attention multiplies bf16 rather than f32.
-    pub(super) bf16_attention: bool,
+    /// What attention multiplies queries and keys in.
+    pub(super) keys: Precision,
+    /// What attention multiplies shares and values in: bf16 or f32.
+    pub(super) values: Precision,
+}
+
+impl Sizes {
+    /// Elements of a query or key in a group.
+    pub(super) fn key_group(&self) -> usize {
+        group(self.keys)
+    }
+
+    /// Values in a group.
+    pub(super) fn value_group(&self) -> usize {
+        group(self.values)
+    }
 }
 
 /// The sizes that `spec`'s tensors say, which agree with each other.
@@ -78,8 +92,19 @@ pub(super) fn sizes(
     if spec.relative.is_some() && spec.layers.iter().any(|layer| layer.window.is_some()) {
         return Err(bad("relative positions are not known in windows"));
     }
-    let bf16_attention =
-        precision != Precision::F32 && k.native_bf16 && head_size.is_multiple_of(2);
+    let values = match precision {
+        Precision::Bf16 | Precision::Int8 if k.native_bf16 && head_size.is_multiple_of(2) => {
+            Precision::Bf16
+        }
+        _ => Precision::F32,
+    };
+    // Relative positions are multiplied with the same queries and keys, and need more than 8 bits.
+    let keys = match precision {
+        Precision::Int8 if spec.relative.is_none() && head_size.is_multiple_of(4) => {
+            Precision::Int8
+        }
+        _ => values,
+    };
     Ok(Sizes {
         hidden,
         heads: spec.heads,
@@ -89,7 +114,8 @@ pub(super) fn sizes(
         embedding,
         widest,
         tokens_max: spec.tokens_max,
-        bf16_attention,
+        keys,
+        values,
     })
 }
 

@@ -56,6 +56,17 @@ pub(crate) struct NormArgs {
     pub(crate) eps: f32,
 }
 
+/// What softmax makes of scores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shares {
+    /// f32 in place.
+    Exact,
+    /// f32 in place, relative error below 1e-4: beside products that are rounded to 8 bits.
+    Coarse,
+    /// bf16 at the row's start, of the coarse ones, an odd last one followed by 0.
+    Bf16,
+}
+
 /// Softmax without the division: scores become powers of 2, sums are inverted.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SoftmaxArgs {
@@ -64,8 +75,7 @@ pub(crate) struct SoftmaxArgs {
     pub(crate) stride: usize,
     pub(crate) rows: usize,
     pub(crate) n: usize,
-    /// Results are bf16 at the row's start, an odd last one followed by 0; else f32 in place.
-    pub(crate) bf16: bool,
+    pub(crate) shares: Shares,
     /// 1/sum of each row.
     pub(crate) inverse: *mut f32,
 }
@@ -83,6 +93,14 @@ pub(crate) struct Outliers {
     /// The tile's rows before they were coded.
     pub(crate) x: *const f32,
     pub(crate) x_stride: usize,
+}
+
+impl Outliers {
+    /// All elements are coded.
+    pub(crate) fn none() -> Self {
+        let (elements, weights, x) = (std::ptr::null(), std::ptr::null(), std::ptr::null());
+        Self { count: 0, elements, weights, weights_stride: 0, x, x_stride: 0 }
+    }
 }
 
 /// # Safety
@@ -252,6 +270,18 @@ unsafe fn code_rows_factors<S: Simd, const FACTORS: bool>(args: &RowsArgs) {
 /// The CPU has the features of `S`; pointers are valid as [`SoftmaxArgs`] says.
 #[inline(always)]
 pub(crate) unsafe fn softmax_rows<S: Simd>(args: &SoftmaxArgs) {
+    // SAFETY: granted by the caller.
+    unsafe {
+        match args.shares {
+            Shares::Exact => softmax_rows_of::<S, false, false>(args),
+            Shares::Coarse => softmax_rows_of::<S, true, false>(args),
+            Shares::Bf16 => softmax_rows_of::<S, true, true>(args),
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn softmax_rows_of<S: Simd, const COARSE: bool, const BF16: bool>(args: &SoftmaxArgs) {
     let (n, whole) = (args.n, args.n / S::LANES * S::LANES);
     let rest = n - whole;
     // SAFETY: granted by the caller.
@@ -280,14 +310,11 @@ pub(crate) unsafe fn softmax_rows<S: Simd>(args: &SoftmaxArgs) {
             let mut sum = S::splat(0.0);
             at = 0;
             while at < whole {
-                let power = S::sub(S::load(x.add(at)), peak);
-                if args.bf16 {
-                    let share = exp2_coarse::<S>(power);
-                    sum = S::add(sum, share);
+                let share = share_of::<S, COARSE>(S::sub(S::load(x.add(at)), peak));
+                sum = S::add(sum, share);
+                if BF16 {
                     S::store_bf16(x.cast::<u16>().add(at), share);
                 } else {
-                    let share = exp2::<S>(power);
-                    sum = S::add(sum, share);
                     S::store(x.add(at), share);
                 }
                 at += S::LANES;
@@ -296,12 +323,11 @@ pub(crate) unsafe fn softmax_rows<S: Simd>(args: &SoftmaxArgs) {
             if rest > 0 {
                 let power = S::sub(S::load_part(x.add(whole), rest), peak);
                 // A whole vector is free to be written: rows have room for whole vectors.
-                let share = if args.bf16 { exp2_coarse::<S>(power) } else { exp2::<S>(power) };
-                S::store(x.add(whole), share);
+                S::store(x.add(whole), share_of::<S, COARSE>(power));
                 for at in whole..n {
                     total += *x.add(at);
                 }
-                if args.bf16 {
+                if BF16 {
                     let share = S::load_part(x.add(whole), rest);
                     S::store_bf16(x.cast::<u16>().add(whole), share);
                 }
@@ -309,6 +335,12 @@ pub(crate) unsafe fn softmax_rows<S: Simd>(args: &SoftmaxArgs) {
             *args.inverse.add(row) = 1.0 / (S::sum(sum) + total);
         }
     }
+}
+
+#[inline(always)]
+unsafe fn share_of<S: Simd, const COARSE: bool>(power: S::F) -> S::F {
+    // SAFETY: granted by the caller.
+    unsafe { if COARSE { exp2_coarse::<S>(power) } else { exp2::<S>(power) } }
 }
 
 /// `function` of every element, in place.

@@ -4,6 +4,7 @@
 //! holds a `&'static Kernels` may call what is in it with valid pointers.
 
 use super::combine::{self, MeanArgs, PairArgs};
+use super::heads::{self, HeadsArgs};
 use super::level::KernelLevel;
 use super::math::Function;
 use super::places::{self, PlaceArgs};
@@ -12,12 +13,13 @@ use super::rows::{self, NormArgs, RowsArgs, SoftmaxArgs};
 use super::tile::{self, Tile};
 use super::window::{self, WindowArgs};
 use crate::simd::Simd;
+use crate::spec::Precision;
 
 /// A register tile.
 pub(crate) type TileFn = unsafe fn(&Tile);
 
 /// Tiles by rows - 1 and panel vectors - 1; those beyond the set's limits repeat the largest.
-type Tiles = [[TileFn; 3]; 8];
+pub(crate) type Tiles = [[TileFn; 3]; 8];
 
 /// One instruction set's kernels.
 #[derive(Debug)]
@@ -40,6 +42,7 @@ pub(crate) struct Kernels {
     pub(crate) tiles_i8: Tiles,
     pub(crate) norm_rows: unsafe fn(&NormArgs),
     pub(crate) code_rows: unsafe fn(&RowsArgs),
+    pub(crate) code_heads: unsafe fn(&HeadsArgs),
     pub(crate) softmax_rows: unsafe fn(&SoftmaxArgs),
     /// Function, rows, stride, number of rows, elements of a row.
     pub(crate) apply_rows: unsafe fn(Function, *mut f32, usize, usize, usize),
@@ -77,6 +80,15 @@ impl Kernels {
             _ => None,
         }
     }
+
+    /// The tiles that multiply `precision`, and the rows of a full one.
+    pub(crate) fn tiles(&self, precision: Precision) -> (&Tiles, usize) {
+        match precision {
+            Precision::F32 => (&self.tiles_f32, self.mr),
+            Precision::Bf16 => (&self.tiles_bf16, self.mr_bf16),
+            Precision::Int8 => (&self.tiles_i8, self.mr_i8),
+        }
+    }
 }
 
 const fn at_most(number: usize, most: usize) -> usize {
@@ -108,6 +120,11 @@ macro_rules! kernels {
             unsafe fn code_rows(args: &RowsArgs) {
                 // SAFETY: as above.
                 unsafe { rows::code_rows::<S>(args) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn code_heads(args: &HeadsArgs) {
+                // SAFETY: as above.
+                unsafe { heads::code_heads::<S>(args) }
             }
             $(#[target_feature(enable = $features)])?
             unsafe fn softmax_rows(args: &SoftmaxArgs) {
@@ -168,6 +185,7 @@ macro_rules! kernels {
                 tiles_i8: tiles_i8::$int8::TILES,
                 norm_rows,
                 code_rows,
+                code_heads,
                 softmax_rows,
                 apply_rows,
                 pair_rows,

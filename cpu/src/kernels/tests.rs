@@ -1,6 +1,6 @@
 //! Every instruction set that this CPU has, against plain loops over odd sizes.
 
-use super::{Coding, Function, Kernels, NormArgs, RowScale, RowsArgs, SoftmaxArgs};
+use super::{Coding, Function, Kernels, NormArgs, RowScale, RowsArgs, Shares, SoftmaxArgs};
 use crate::kernels::level::KernelLevel;
 use crate::pack::{Channels, Input, PackedLinear, Results, Rows, packed_bytes};
 use crate::slab::Slab;
@@ -19,6 +19,17 @@ fn noise(seed: u32, count: usize, most: i32) -> Vec<i32> {
         (state >> 8).cast_signed() % (2 * most + 1) - most
     };
     (0..count).map(next).collect()
+}
+
+impl Shares {
+    /// How far a share may be from what it should be.
+    pub(super) fn limit(self) -> f64 {
+        match self {
+            Self::Exact => 1e-6,
+            Self::Coarse => 1e-4,
+            Self::Bf16 => 4e-3,
+        }
+    }
 }
 
 pub(super) fn floats(seed: u32, count: usize) -> Vec<f32> {
@@ -337,7 +348,7 @@ fn norms_are_near() {
 fn softmax_is_near() {
     for k in all() {
         for n in [1, 2, 3, 15, 16, 17, 31, 64, 65, 130] {
-            for bf16 in [false, true] {
+            for kind in [Shares::Exact, Shares::Coarse, Shares::Bf16] {
                 let scores: Vec<f32> = floats(11, n).into_iter().map(|x| x * 40.0).collect();
                 let mut x = scores.clone();
                 x.resize(n.next_multiple_of(16) + 16, f32::NAN);
@@ -349,7 +360,7 @@ fn softmax_is_near() {
                         stride: x.len(),
                         rows: 1,
                         n,
-                        bf16,
+                        shares: kind,
                         inverse: &raw mut inverse,
                     });
                 }
@@ -357,18 +368,18 @@ fn softmax_is_near() {
                 let power = |x: f32| f64::from(x - most).exp2();
                 let sum: f64 = scores.iter().map(|&x| power(x)).sum();
                 let share = |at: usize| {
-                    if !bf16 {
+                    if kind != Shares::Bf16 {
                         return x[at];
                     }
                     let bits = x[at / 2].to_bits() >> (at % 2 * 16);
                     f32::from_bits(bits << 16)
                 };
-                let limit = if bf16 { 4e-3 } else { 1e-6 };
+                let limit = kind.limit();
                 for (at, &score) in scores.iter().enumerate() {
                     let ours = f64::from(share(at)) * f64::from(inverse);
-                    assert!((ours - power(score) / sum).abs() < limit, "{} {n} {bf16}", k.level);
+                    assert!((ours - power(score) / sum).abs() < limit, "{} {n} {kind:?}", k.level);
                 }
-                if bf16 && n % 2 == 1 {
+                if kind == Shares::Bf16 && n % 2 == 1 {
                     assert_eq!(share(n), 0.0, "an odd row ends in 0");
                 }
             }

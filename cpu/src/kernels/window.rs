@@ -1,6 +1,7 @@
 //! Softmax of scores of which each row sees a window.
 
 use super::math::{exp2, exp2_coarse};
+use super::rows::Shares;
 use crate::simd::Simd;
 
 /// Softmax without the division, as [`super::SoftmaxArgs`], over the keys near to each row's own.
@@ -17,8 +18,8 @@ pub(crate) struct WindowArgs {
     pub(crate) own: usize,
     /// Keys that a row sees on either side of its own.
     pub(crate) window: usize,
-    /// Results are bf16 at the row's start; else f32 in place. Zeros up to a whole vector.
-    pub(crate) bf16: bool,
+    /// Zeros follow up to a whole vector.
+    pub(crate) shares: Shares,
     /// 1/sum of each row.
     pub(crate) inverse: *mut f32,
 }
@@ -31,6 +32,7 @@ pub(crate) struct WindowArgs {
 #[inline(always)]
 pub(crate) unsafe fn softmax_window_rows<S: Simd>(args: &WindowArgs) {
     let padded = args.n.next_multiple_of(S::LANES);
+    let (coarse, bf16) = (args.shares != Shares::Exact, args.shares == Shares::Bf16);
     // SAFETY: granted by the caller.
     unsafe {
         for row in 0..args.rows {
@@ -54,7 +56,7 @@ pub(crate) unsafe fn softmax_window_rows<S: Simd>(args: &WindowArgs) {
             at = start;
             while at < end {
                 let power = S::sub(S::load(x.add(at)), peak);
-                let share = if args.bf16 { exp2_coarse::<S>(power) } else { exp2::<S>(power) };
+                let share = if coarse { exp2_coarse::<S>(power) } else { exp2::<S>(power) };
                 S::store(x.add(at), share);
                 at += S::LANES;
             }
@@ -64,13 +66,13 @@ pub(crate) unsafe fn softmax_window_rows<S: Simd>(args: &WindowArgs) {
             while at < end {
                 let share = S::load(x.add(at));
                 sum = S::add(sum, share);
-                if args.bf16 {
+                if bf16 {
                     S::store_bf16(x.cast::<u16>().add(at), share);
                 }
                 at += S::LANES;
             }
             for at in (0..start).chain(end..padded).step_by(S::LANES) {
-                if args.bf16 {
+                if bf16 {
                     S::store_bf16(x.cast::<u16>().add(at), zero);
                 } else {
                     S::store(x.add(at), zero);
@@ -84,8 +86,8 @@ pub(crate) unsafe fn softmax_window_rows<S: Simd>(args: &WindowArgs) {
 #[cfg(test)]
 mod tests {
     use super::WindowArgs;
-    use crate::kernels::Kernels;
     use crate::kernels::tests::{all, floats};
+    use crate::kernels::{Kernels, Shares};
 
     /// Shares and inverse sums of rows whose own keys are `own` and those after it, of keys from
     /// `first` on.
@@ -94,7 +96,7 @@ mod tests {
         scores: &[f32],
         first: usize,
         own: std::ops::Range<usize>,
-        (window, bf16): (usize, bool),
+        (window, kind): (usize, Shares),
     ) -> Vec<(Vec<f32>, f32)> {
         let (rows, n) = (own.len(), scores.len() - first);
         let stride = n.next_multiple_of(16) + 16;
@@ -113,13 +115,13 @@ mod tests {
                 n,
                 own,
                 window,
-                bf16,
+                shares: kind,
                 inverse: inverse.as_mut_ptr(),
             });
         }
-        let share = |row: &[f32], at: usize| match bf16 {
-            false => row[at],
-            true => f32::from_bits(row[at / 2].to_bits() >> (at % 2 * 16) << 16),
+        let share = |row: &[f32], at: usize| match kind {
+            Shares::Exact | Shares::Coarse => row[at],
+            Shares::Bf16 => f32::from_bits(row[at / 2].to_bits() >> (at % 2 * 16) << 16),
         };
         let row = |row: &[f32]| {
             let shares = (0..n.next_multiple_of(2)).map(|at| share(row, at)).collect::<Vec<_>>();
@@ -134,8 +136,14 @@ mod tests {
             let panel = k.nv * k.lanes;
             for n in [1, 2, 7, 16, 17, 63, 100, 150] {
                 let scores: Vec<f32> = floats(14, n).into_iter().map(|x| x * 20.0).collect();
-                for (window, bf16) in [(0, false), (3, true), (5, false), (40, true), (64, false)] {
-                    let together = shares(k, &scores, 0, 0..n, (window, bf16));
+                for (window, kind) in [
+                    (0, Shares::Exact),
+                    (3, Shares::Bf16),
+                    (5, Shares::Coarse),
+                    (40, Shares::Bf16),
+                    (64, Shares::Exact),
+                ] {
+                    let together = shares(k, &scores, 0, 0..n, (window, kind));
                     for (own, (row, inverse)) in together.iter().enumerate() {
                         let seen = own.saturating_sub(window)..(own + window + 1).min(n);
                         let most = scores[seen.clone()].iter().copied().fold(f32::MIN, f32::max);
@@ -144,7 +152,7 @@ mod tests {
                             false => 0.0,
                         };
                         let sum: f64 = (0..n).map(power).sum();
-                        let limit = if bf16 { 4e-3 } else { 1e-6 };
+                        let limit = kind.limit();
                         for (at, &share) in row.iter().enumerate() {
                             let expected = if at < n { power(at) / sum } else { 0.0 };
                             let ours = f64::from(share) * f64::from(*inverse);
@@ -153,7 +161,7 @@ mod tests {
                         }
                         // Alone, and without the panels before what it sees.
                         let first = seen.start / panel * panel;
-                        let alone = shares(k, &scores, first, own..own + 1, (window, bf16));
+                        let alone = shares(k, &scores, first, own..own + 1, (window, kind));
                         assert_eq!((&row[..n], *inverse), (&alone[0].0[..n], alone[0].1), "{n}");
                     }
                 }

@@ -20,7 +20,7 @@ use crate::manifest::LongText;
 use crate::tokenize::{Encoding, TextTokenizer};
 
 /// Changes when the engine computes otherwise than before.
-const ENGINE_VERSION: &str = "2";
+const ENGINE_VERSION: &str = "3";
 /// In a model's folder.
 pub(crate) const FILE_NAME: &str = "calibration.safetensors";
 /// A larger file is none of ours.
