@@ -12,8 +12,8 @@ use crate::encoder::Arena;
 use crate::error::CpuError;
 use crate::seat::Seat;
 
-/// How long a worker that has just computed looks for the next pass before it sleeps: waking it
-/// costs 5–50 µs, which back-to-back passes should not pay.
+/// How long a worker that has just computed, or was roused, looks for the next pass before it
+/// sleeps: waking it costs 5–50 µs, which back-to-back passes should not pay.
 const SPIN: Duration = Duration::from_micros(50);
 /// Looks at what another thread is to finish before the CPU is offered to others.
 const SPINS: u32 = 5_000;
@@ -136,6 +136,17 @@ impl ComputePool {
         self.arena().bytes()
     }
 
+    /// Wakes the workers for a pass that is about to come: they look for it as after a pass. Not
+    /// beside a pass, whose workers it would send to other CPUs.
+    pub fn rouse(&self) {
+        for (worker, station) in self.workers.iter().zip(&self.shared.stations) {
+            station.seat.keep_off_caller();
+            if station.sleeping.swap(false, SeqCst) {
+                worker.thread().unpark();
+            }
+        }
+    }
+
     /// The scratch memory; whoever holds it may [`run`](Self::run).
     pub(crate) fn arena(&self) -> MutexGuard<'_, Arena> {
         self.arena.lock().unwrap_or_else(PoisonError::into_inner)
@@ -209,7 +220,7 @@ fn work(shared: &Shared, index: usize) {
     seat.take();
     let mut seen = 0;
     loop {
-        let began = Instant::now();
+        let mut began = Instant::now();
         let mut looks = 0_u32;
         while shared.epoch.load(SeqCst) == seen {
             looks = looks.wrapping_add(1);
@@ -221,6 +232,7 @@ fn work(shared: &Shared, index: usize) {
                     std::thread::park();
                 }
                 sleeping.store(false, SeqCst);
+                began = Instant::now();
             }
         }
         seen = shared.epoch.load(SeqCst);

@@ -4,6 +4,7 @@ mod read;
 mod support;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use postsort_cpu::*;
 use support::{Batch, Shape, reference, run};
@@ -339,9 +340,16 @@ fn callers_share_a_pool() {
         .collect();
     std::thread::scope(|scope| {
         for caller in 0..4 {
-            let (engines, batches, alone) = (&engines, &batches, &alone);
+            let (engines, batches, alone, pool) = (&engines, &batches, &alone, &pool);
             scope.spawn(move || {
                 for round in 0..200 {
+                    // Beside passes as well, and now and then before a worker that sleeps.
+                    if round % 5 == caller {
+                        pool.rouse();
+                    }
+                    if round % 50 == 49 {
+                        std::thread::sleep(Duration::from_micros(200));
+                    }
                     let (engine, batch) = ((caller + round) % 2, (caller * 7 + round) % 3);
                     assert_eq!(run(&engines[engine], &batches[batch]), alone[engine][batch]);
                 }

@@ -47,6 +47,9 @@ pub trait Engine: Send + Sync + fmt::Debug {
         Ok(states.to_vec())
     }
 
+    /// Told that a batch is about to come while none runs: what sleeps may wake meanwhile.
+    fn rouse(&self) {}
+
     /// The encoder, where other models may share it.
     fn encoder(&self) -> Option<&SharedEncoder> {
         None

@@ -18,9 +18,6 @@ use crate::scheduler::plan::BatchLimits;
 use crate::scheduler::{AdmissionLimits, SchedulerLimits};
 use crate::telemetry::{Objectives, SloOptions, TraceOptions, TraceSettings};
 
-/// A CPU that sleeps takes 30–50 µs to wake; a mail of 128 tokens is tokenised in 20 µs.
-const HEAD_START: Duration = Duration::from_micros(100);
-
 /// What can be set. Each is a flag, an environment variable, or a key of `postsort.toml` (with
 /// underscores), the first that is given winning in this order.
 #[derive(Clone, Debug, Default, Deserialize, clap::Args)]
@@ -313,8 +310,6 @@ impl Options {
             ..defaults
         };
         let threads = at_least_one("threads", self.threads, cpus())?;
-        // On one CPU whoever looks for a mail keeps it from being tokenised.
-        let head_start = if threads > 1 { HEAD_START } else { Duration::ZERO };
         Ok(Config {
             models_dir,
             listen: self.listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080))),
@@ -338,7 +333,7 @@ impl Options {
                 .or_else(user_cache_dir)
                 .filter(|dir| dir != Path::new("none")),
             default_model: self.default_model,
-            scheduler: SchedulerLimits { admission, batch, head_start },
+            scheduler: SchedulerLimits { admission, batch },
             drain_timeout: Duration::from_millis(self.drain_timeout_ms.unwrap_or(30_000)),
             objectives: self.slo.resolve()?,
             traces: self.traces.resolve()?,

@@ -182,6 +182,11 @@ impl Encoder {
         self.embeddings.check(batch)
     }
 
+    /// Wakes the threads of its pool for a pass that is about to come; see [`ComputePool::rouse`].
+    pub fn rouse(&self) {
+        self.pool.rouse();
+    }
+
     /// Numbers of a state.
     #[must_use]
     pub fn hidden(&self) -> usize {

@@ -246,6 +246,10 @@ impl Engine for CpuEngine {
         Ok(logits.chunks_exact(head.labels()).map(<[f32]>::to_vec).collect())
     }
 
+    fn rouse(&self) {
+        self.engine.encoder().rouse();
+    }
+
     fn encoder(&self) -> Option<&SharedEncoder> {
         Some(&self.encoder)
     }

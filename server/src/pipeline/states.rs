@@ -108,7 +108,10 @@ impl Request {
             return Ok(begun.into_iter().flatten().collect());
         }
 
-        // → tokenise
+        // → tokenise, while those wake that will compute
+        if self.pipeline.scheduler.is_idle() {
+            model.model.engine().rouse();
+        }
         let encoded = self.tokenize(model, texts, ours, long).await?;
 
         // → scheduler → engine

@@ -1,7 +1,7 @@
 //! Who computes when: bounded admission, one queue, one dispatcher thread a device.
 //!
-//! Never waits when the engine is idle: a job that finds it so is dispatched at once, alone. What
-//! queues up while the engine is busy is planned anew for each forward pass. [`plan`] chooses,
+//! Never waits when the engine is idle: whoever finds it so computes his job himself, at once, alone.
+//! What queues up while the engine is busy is planned anew for each forward pass. [`plan`] chooses,
 //! purely, by what [`cost`] says that passes take; [`admission`] refuses at once what could not be
 //! answered in time.
 

@@ -56,6 +56,11 @@ impl<M: BatchModel> Queue<M> {
         self.jobs.push(Waiting { job, states, infer: Duration::ZERO });
     }
 
+    /// Nothing waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.jobs.is_empty()
+    }
+
     /// The next pass, without what nobody waits for any more; `None` for an empty queue.
     pub(super) fn next(&mut self, limits: BatchLimits, now: Instant) -> Option<Batch<M>> {
         self.look(now);

@@ -1,19 +1,19 @@
-//! The queue's thread, and the way in.
+//! The queue's thread, the way in, and the short way: whoever finds the engine idle computes.
 
-use std::hint::spin_loop;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::Notify;
+use tokio::task::block_in_place;
 
 use super::admission::{Admission, AdmissionLimits, Demand, Ledger, Refused};
-use super::job::{BatchModel, Job, work};
+use super::job::{BatchModel, Job, Priority, work};
 use super::pass::compute;
 use super::plan::BatchLimits;
-use super::queue::Queue;
+use super::queue::{Batch, Queue};
 
 /// Bounds of the queue and of a forward pass.
 #[derive(Clone, Copy, Debug)]
@@ -22,9 +22,6 @@ pub struct SchedulerLimits {
     pub admission: AdmissionLimits,
     /// Bounds of one forward pass.
     pub batch: BatchLimits,
-    /// How long the dispatcher looks for the jobs of a request that was admitted, for waking it costs
-    /// as much as tokenising a short mail; zero to wake it when they are there.
-    pub head_start: Duration,
 }
 
 /// One device's queue. Dropping it finishes the batch that runs and refuses what waits.
@@ -39,8 +36,6 @@ pub(super) struct Shared<M> {
     pub(super) state: Mutex<State<M>>,
     /// There is work, or there will be none any more.
     wake: Condvar,
-    /// Changes, under the lock, when jobs join the queue.
-    submissions: AtomicUsize,
     /// Somebody left.
     pub(super) room: Notify,
     limits: SchedulerLimits,
@@ -50,8 +45,8 @@ pub(super) struct Shared<M> {
 pub(super) struct State<M> {
     pub(super) queue: Queue<M>,
     pub(super) ledger: Ledger,
-    /// Until when jobs of an admitted request are looked for.
-    expects_until: Option<Instant>,
+    /// A pass runs.
+    computing: bool,
     closed: bool,
 }
 
@@ -62,9 +57,9 @@ impl<M: BatchModel> Scheduler<M> {
     /// The system has no thread to give.
     pub fn start(limits: SchedulerLimits) -> std::io::Result<Self> {
         let (queue, ledger) = (Queue::default(), Ledger::default());
-        let state = Mutex::new(State { queue, ledger, expects_until: None, closed: false });
-        let (wake, room, submissions) = (Condvar::new(), Notify::new(), AtomicUsize::new(0));
-        let shared = Arc::new(Shared { state, wake, submissions, room, limits });
+        let state = Mutex::new(State { queue, ledger, computing: false, closed: false });
+        let (wake, room) = (Condvar::new(), Notify::new());
+        let shared = Arc::new(Shared { state, wake, room, limits });
         let for_thread = Arc::clone(&shared);
         let dispatcher = std::thread::Builder::new()
             .name("postsort-engine".to_owned())
@@ -77,15 +72,8 @@ impl<M: BatchModel> Scheduler<M> {
     /// # Errors
     /// [`Refused`] when they do not fit, or could not be answered by their deadline.
     pub fn admit(&self, demand: Demand) -> Result<Admission<M>, Refused> {
-        let SchedulerLimits { admission, head_start, .. } = self.shared.limits;
-        let now = Instant::now();
-        let mut state = self.shared.state.lock();
-        state.admit(&demand, admission, now)?;
-        if !head_start.is_zero() {
-            state.expects_until = Some(now + head_start);
-            self.shared.wake.notify_one();
-        }
-        drop(state);
+        let admission = self.shared.limits.admission;
+        self.shared.state.lock().admit(&demand, admission, Instant::now())?;
         Ok(Admission::new(Arc::clone(&self.shared), demand))
     }
 
@@ -108,6 +96,10 @@ impl<M: BatchModel> Scheduler<M> {
 
     /// Queues admitted jobs together. Every job's reply is sent or dropped, never forgotten.
     ///
+    /// Whoever finds the engine idle computes the next pass himself, on a runtime that has other
+    /// threads for what comes meanwhile: waking the dispatcher, and being woken by it, would cost a
+    /// mail of 128 tokens a fiftieth more. Not for back-fills, of which one task has many mails to queue.
+    ///
     /// # Errors
     /// [`Refused::Late`] when their texts are longer than was guessed and they would be late.
     pub fn submit(&self, admission: &mut Admission<M>, jobs: Vec<Job<M>>) -> Result<(), Refused> {
@@ -118,13 +110,32 @@ impl<M: BatchModel> Scheduler<M> {
         }
         let mut state = self.shared.state.lock();
         admission.queued(&mut state, (tokens, cost), Instant::now())?;
-        if !state.closed {
-            jobs.into_iter().for_each(|job| state.queue.push(job));
-            self.shared.submissions.fetch_add(1, Ordering::Release);
+        if state.closed {
+            return Ok(());
         }
+        let here = jobs.iter().all(|job| job.priority != Priority::Bulk) && may_compute_here();
+        jobs.into_iter().for_each(|job| state.queue.push(job));
+        if state.computing {
+            // Whoever computes sees to them.
+            return Ok(());
+        }
+        if here && let Some(batch) = state.next(self.shared.limits.batch) {
+            drop(state);
+            state = block_in_place(|| self.shared.pass(batch));
+        }
+        let waiting = !state.queue.is_empty();
         drop(state);
-        self.shared.wake.notify_one();
+        if waiting {
+            self.shared.wake.notify_one();
+        }
         Ok(())
+    }
+
+    /// Nobody computes, and nothing waits to be.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        let state = self.shared.state.lock();
+        !state.computing && state.queue.is_empty()
     }
 
     /// Mails that wait or run.
@@ -166,20 +177,11 @@ impl<M: BatchModel> Shared<M> {
     fn dispatch(&self) {
         let mut state = self.state.lock();
         while !state.closed {
-            match state.queue.next(self.limits.batch, Instant::now()) {
-                None => match state.expects_until.take() {
-                    Some(until) => self.look_for_jobs(&mut state, until),
-                    None => self.wake.wait(&mut state),
-                },
+            match state.next(self.limits.batch) {
+                None => self.wake.wait(&mut state),
                 Some(batch) => {
                     drop(state);
-                    batch.model.batched(batch.tokens, batch.jobs());
-                    let started = Instant::now();
-                    let computed = compute(&batch.model, &batch.windows());
-                    let now = Instant::now();
-                    batch.model.cost().refine(batch.cost, now - started);
-                    state = self.state.lock();
-                    state.queue.finish(batch, computed, (started, now));
+                    state = self.pass(batch);
                 }
             }
         }
@@ -187,14 +189,36 @@ impl<M: BatchModel> Shared<M> {
         state.queue.clear();
     }
 
-    fn look_for_jobs(&self, state: &mut MutexGuard<'_, State<M>>, until: Instant) {
-        let seen = self.submissions.load(Ordering::Relaxed);
-        MutexGuard::unlocked(state, || {
-            while self.submissions.load(Ordering::Acquire) == seen && Instant::now() < until {
-                spin_loop();
-            }
-        });
+    /// Computes a batch that [`State::next`] gave.
+    fn pass(&self, batch: Batch<M>) -> MutexGuard<'_, State<M>> {
+        batch.model.batched(batch.tokens, batch.jobs());
+        let started = Instant::now();
+        let computed = compute(&batch.model, &batch.windows());
+        let now = Instant::now();
+        batch.model.cost().refine(batch.cost, now - started);
+        let mut state = self.state.lock();
+        state.queue.finish(batch, computed, (started, now));
+        state.computing = false;
+        state
     }
+}
+
+impl<M: BatchModel> State<M> {
+    /// What is to be computed now, by whoever asked: nothing beside a pass that runs.
+    fn next(&mut self, limits: BatchLimits) -> Option<Batch<M>> {
+        if self.computing {
+            return None;
+        }
+        let batch = self.queue.next(limits, Instant::now());
+        self.computing = batch.is_some();
+        batch
+    }
+}
+
+/// Whether the calling thread is one of a runtime that has others to take its place.
+fn may_compute_here() -> bool {
+    Handle::try_current()
+        .is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread)
 }
 
 #[cfg(test)]

@@ -94,8 +94,7 @@ fn job(model: &Echo, ids: &[u32]) -> (Job<Echo>, Reply) {
 fn scheduler(jobs_max: usize) -> Scheduler<Echo> {
     let batch = BatchLimits { tokens_max: 1000, jobs_max: 100 };
     let admission = AdmissionLimits { jobs_max, tokens_max: 1000 };
-    let head_start = Duration::from_micros(100);
-    Scheduler::start(SchedulerLimits { admission, batch, head_start }).expect("a thread")
+    Scheduler::start(SchedulerLimits { admission, batch }).expect("a thread")
 }
 
 fn demand(owner: usize, jobs: usize) -> Demand {
@@ -129,21 +128,47 @@ async fn what_queues_up_while_busy_goes_as_one_batch_and_each_gets_its_own_answe
     assert_eq!(*echo.0.batches.lock(), [1, 16]);
 }
 
-/// Whenever jobs come after their admission: while the dispatcher looks for them, as it stops
-/// looking, and when it sleeps again.
-#[tokio::test]
-async fn jobs_are_found_whenever_they_come_after_their_admission() {
-    let (echo, scheduler) = (Echo::default(), scheduler(100));
-    for micros in (0..400).step_by(4) {
-        let admitted = Instant::now();
-        let mut admission = scheduler.admit(demand(1, 1)).expect("room");
-        while admitted.elapsed() < Duration::from_micros(micros) {
-            std::hint::spin_loop();
-        }
-        let (job, answer) = job(&echo, &[7]);
-        scheduler.submit(&mut admission, vec![job]).expect("in time");
-        assert_eq!(answer.await.expect("reply").expect("done").states, [[7.0]]);
+/// On a runtime with other threads, whoever finds the engine idle has his answer when he has queued
+/// his jobs; what others queue meanwhile is seen to when he is done.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_finds_the_engine_idle_computes_and_leaves_nobody_waiting() {
+    let (echo, scheduler) = (Echo::default(), Arc::new(scheduler(100)));
+    assert!(scheduler.is_idle());
+    let (own, mut answer) = job(&echo, &[1]);
+    drop(submit(&scheduler, vec![own]));
+    assert_eq!(answer.try_recv().expect("there already").expect("done").states, [[1.0]]);
+    assert!(scheduler.is_idle());
+
+    echo.hold();
+    let (first, first_answer) = job(&echo, &[2]);
+    let computing = Arc::clone(&scheduler);
+    let computing = tokio::spawn(async move { submit(&computing, vec![first]) });
+    while echo.0.batches.lock().len() < 2 {
+        tokio::task::yield_now().await;
     }
+    assert!(!scheduler.is_idle());
+    let (jobs, answers): (Vec<_>, Vec<_>) = (3..6).map(|id| job(&echo, &[id])).unzip();
+    let _jobs = submit(&scheduler, jobs);
+    assert_eq!(echo.0.batches.lock().len(), 2, "one pass at a time");
+    echo.release();
+    first_answer.await.expect("reply").expect("done");
+    for (id, answer) in (3..6_u16).zip(answers) {
+        assert_eq!(answer.await.expect("reply").expect("done").states, [[f32::from(id)]]);
+    }
+    drop(computing.await);
+    assert_eq!(*echo.0.batches.lock(), [1, 1, 3]);
+}
+
+/// A back-fill's task has more to queue than the first mail.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn back_fills_are_left_to_the_dispatcher() {
+    let (echo, scheduler) = (Echo::default(), scheduler(100));
+    echo.hold();
+    let (mut bulk, answer) = job(&echo, &[1]);
+    bulk.priority = Priority::Bulk;
+    let _admission = submit(&scheduler, vec![bulk]);
+    echo.release();
+    assert_eq!(answer.await.expect("reply").expect("done").states, [[1.0]]);
 }
 
 #[tokio::test]
@@ -271,14 +296,17 @@ async fn those_in_turn_wait_for_room() {
     assert!(scheduler.admit_in_turn(demand(1, 11)).await.is_err(), "there never will be");
 }
 
-/// Jobs from many threads, some given up, some with too little time, while the engine runs: each
+/// Jobs from many threads, half of them of a runtime and so computing what they find to do, some given up, some with too little time, while the engine runs: each
 /// gets one answer, its own, or is dropped; and all counts are at zero in the end.
 #[test]
 fn nothing_is_lost_or_answered_twice() {
     let (echo, scheduler) = (Echo::default(), Arc::new(scheduler(10_000)));
+    let runtime = tokio::runtime::Runtime::new().expect("threads");
     let client = |thread: u32| {
         let (echo, scheduler) = (echo.clone(), Arc::clone(&scheduler));
+        let runtime = runtime.handle().clone();
         std::thread::spawn(move || {
+            let _of_it = thread.is_multiple_of(2).then(|| runtime.enter());
             let mut answered = 0;
             for round in 0..300_u32 {
                 let id = 1000 + thread * 1000 + round;
