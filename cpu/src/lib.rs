@@ -17,6 +17,7 @@
 //! file.rs       files that tensors are in: read, and mapped for the tables
 //! pool.rs       threads: hand-out of a job, wake-up, sleep
 //! slab.rs       memory for weights and scratch, in huge pages
+//! cache_sizes.rs how large the CPU's caches are
 //! pack.rs       dense layers in panels, and the loop over tiles
 //! product.rs    a dense layer by itself, to be measured
 //! simd/         one trait of vector operations, one file an instruction set
@@ -49,7 +50,7 @@
 //! # How it is fast
 //!
 //! Sequences lie one after another without padding. Rows are shared out in blocks that stay in a
-//! core's L2 cache through all of a layer's products; a thread that is done takes blocks that
+//! core's L2 cache, however large, through all of a layer's products; a thread that is done takes blocks that
 //! another has not begun, so a thread that wakes late or loses its CPU costs little. Threads wait
 //! for each other once a layer, for keys and values. 8-bit rows are coded once, with a scale of
 //! their own; bias, activation, residual and correction are added as sums leave the registers. Queries
@@ -70,11 +71,11 @@
 //! - Nothing spins while there is nothing to do.
 //! - Bytes that cannot be read are an error of the load: only embedding tables are mapped.
 
+mod cache_sizes;
 mod encoder;
 mod error;
 mod file;
 mod kernels;
-mod last_level;
 mod pack;
 mod pool;
 mod product;

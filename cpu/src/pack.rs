@@ -1,9 +1,9 @@
 //! Dense layers packed for the tiles: panels of columns, and what the epilogue needs.
 
+use crate::cache_sizes::last_level_cache_bytes;
 use crate::error::CpuError;
 use crate::kernels::level::is_intel;
 use crate::kernels::{Ahead, Coding, Epilogue, Function, Kernels, Outliers, RowScale, Tile};
-use crate::last_level::last_level_cache_bytes;
 use crate::slab::{ALIGN, Slab};
 use crate::spec::{Linear, Precision};
 

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::{AcqRel, Relaxed};
 
 use super::{Encoder, Sizes};
+use crate::cache_sizes::second_level_cache_bytes;
 use crate::error::CpuError;
 use crate::kernels::{HeadScale, Kernels, RowScale};
 use crate::pack::PackedLinear;
@@ -250,12 +251,17 @@ pub(super) struct Layout {
     pub(super) positions_bytes: usize,
 }
 
-/// Bytes of a block's widest f32 rows: they and what else is hot share the L2 cache.
-const BLOCK_BYTES: usize = 320 << 10;
+/// Bytes of a block's widest f32 rows: they and what else is hot share the L2 cache. Of one larger
+/// than usual a block takes a larger part: each block reads all weights of a layer, which for larger
+/// models come from beyond it.
+fn block_bytes() -> usize {
+    let cache = second_level_cache_bytes();
+    if cache > 1 << 20 { (cache * 2 / 5).min(1 << 20) } else { 320 << 10 }
+}
 
 /// Rows of a block.
 fn block_rows(sizes: Sizes) -> usize {
-    (BLOCK_BYTES / (sizes.widest * 4)).clamp(16, 96) / 8 * 8
+    (block_bytes() / (sizes.widest * 4)).clamp(16, 96) / 8 * 8
 }
 
 impl Layout {
