@@ -14,8 +14,10 @@ use super::{App, linger};
 use crate::telemetry::{ByteCounter, noting};
 
 pub(super) async fn measure(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let route = Route::of(&request);
-    let in_flight = app.http_metrics.begin(route.name());
+    // The route's pattern, which a client cannot make up.
+    let route = request.extensions().get().map_or("unknown", MatchedPath::as_str);
+    let in_flight = app.http_metrics.begin(route);
+    let endpoint = in_flight.endpoint();
     let identity = Identity::of(&request);
     let request = request.map(|body| weighed(body, in_flight.request_bytes()));
     let rest_bytes_max = app.pipeline.limits.body_bytes_max.saturating_mul(4);
@@ -25,21 +27,8 @@ pub(super) async fn measure(State(app): State<Arc<App>>, request: Request, next:
     identity.mark(&mut response);
     let status = response.status().as_u16();
     let duration = in_flight.answered(status);
-    app.tracer.tell(identity, route.name(), (status, duration), notes);
+    app.tracer.tell(identity, endpoint, (status, duration), notes);
     response
-}
-
-/// The route's pattern, for names that a client cannot make up.
-pub(super) struct Route(Option<MatchedPath>);
-
-impl Route {
-    pub(super) fn of(request: &Request) -> Self {
-        Self(request.extensions().get().cloned())
-    }
-
-    pub(super) fn name(&self) -> &str {
-        self.0.as_ref().map_or("unknown", MatchedPath::as_str)
-    }
 }
 
 /// Counts the body's bytes: at once if its size is known, else as they come.

@@ -143,7 +143,12 @@ impl Endpoint {
     }
 }
 
-impl InFlight<'_> {
+impl<'a> InFlight<'a> {
+    /// The endpoint's name.
+    pub(crate) fn endpoint(&self) -> &'a str {
+        &self.endpoint.name
+    }
+
     /// The response's head is ready; how long that took.
     pub(crate) fn answered(mut self, status: u16) -> Duration {
         self.answered = true;
