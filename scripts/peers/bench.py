@@ -139,17 +139,16 @@ def sequence(tokenizer, length, rng):
     return first + [next(source) for _ in range(length - 2)] + last
 
 
-def shapes(tokenizer, quick):
-    """Name to sequences."""
+def shapes(tokenizer, single):
+    """Name to sequences: those of the lengths given alone, or all."""
     rng = random.Random(20021015)
-    single = (16, 128) if quick else (16, 32, 64, 128, 256, 512)
-    lengths = {f"{tokens}": [tokens] for tokens in single}
-    if not quick:
+    lengths = {f"{tokens}": [tokens] for tokens in single or (16, 32, 64, 128, 256, 512)}
+    if not single:
         lengths["8×128"] = [128] * 8
         # The SpamAssassin corpus: the logarithm of a mail's tokens has mean 5.58, deviation 0.98.
         lengths["mixed32"] = [min(512, max(16, round(rng.lognormvariate(5.58, 0.98)))) for _ in range(32)]
     result = {name: [sequence(tokenizer, n, rng) for n in row] for name, row in lengths.items()}
-    if not quick:
+    if not single:
         # The same, for peers that are not made to pad.
         result[SINGLY] = result["mixed32"]
     return result
@@ -322,7 +321,9 @@ def arguments():
     source.add_argument("--shape", choices=SHAPES, help="random weights of this shape")
     parser.add_argument("--threads", type=int, help="default: all CPUs given to the process")
     parser.add_argument("--rounds", type=int, help="default: 15, with --quick 3")
-    parser.add_argument("--quick", action="store_true", help="16 and 128 tokens only")
+    parser.add_argument("--lengths", type=lambda text: [int(n) for n in text.split(",")],
+                        help="these lengths alone, in tokens: 256,512")
+    parser.add_argument("--quick", action="store_true", help="--lengths 16,128 --rounds 3")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--peer", type=Path, required=True, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -330,6 +331,7 @@ def arguments():
 
 def main():
     args = arguments()
+    single = args.lengths or ([16, 128] if args.quick else None)
     rounds = args.rounds or (3 if args.quick else 15)
     if args.threads:
         # The one way to set the number that every engine obeys; workers inherit it.
@@ -360,7 +362,7 @@ def main():
                 "shapes": {}, "agreement": {},
             }
             logits, contention = {}, Contention(workers)
-            for name, ids in shapes(tokenizer, args.quick).items():
+            for name, ids in shapes(tokenizer, single).items():
                 say(name)
                 engines, peaks, answers = measure(workers, ids, name == SINGLY, rounds)
                 run["shapes"][name] = {
