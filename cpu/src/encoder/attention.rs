@@ -2,8 +2,8 @@
 //!
 //! Keys lie in panels `[panels][head_size/group][keys of the panel][group]`, values in panels
 //! `[panels][keys/group][columns of the panel][group]`, both per sequence and head; groups are of
-//! four 8-bit codes, two bf16 or one f32. Coded keys have a scale each, as coded queries do. Softmax reads a row's scores twice rather than keeping a running maximum:
-//! they are few and hot.
+//! four 8-bit codes, two bf16 or one f32. Coded keys have a scale each, as coded queries do. Softmax
+//! reads a row's scores twice rather than keeping a running maximum: they are few and hot.
 
 use std::ops::Range;
 
@@ -42,16 +42,14 @@ impl Worker<'_> {
         unsafe { self.shared.k[layer % 2].add(before * 4 / sizes.key_group()) }
     }
 
-    /// Scales of a head's coded keys, and behind them the sums of what the codes stand for.
+    /// Scales of a head's coded keys, and behind them the sums of what the codes stand for; of other
+    /// keys there are none, and the addresses are not used.
     fn key_scales_of(&self, layer: usize, sequence: usize, head: usize) -> (*mut f32, *mut f32) {
         let starts = &self.plan.key_starts;
         let (start, keys) = (starts[sequence], starts[sequence + 1] - starts[sequence]);
         let before = start * self.encoder.sizes.heads + head * keys;
-        // SAFETY: within the layout's `key_scales_bytes`.
-        unsafe {
-            let scales = self.shared.key_scales[layer % 2].add(before * 2);
-            (scales, scales.add(keys))
-        }
+        let scales = self.shared.key_scales[layer % 2].wrapping_add(before * 2);
+        (scales, scales.wrapping_add(keys))
     }
 
     fn values_of(&self, layer: usize, sequence: usize, head: usize) -> *mut u8 {
