@@ -12,7 +12,7 @@ use super::sizes::{Sizes, sizes, slab_bytes};
 use super::{Encoder, Layer};
 use crate::error::CpuError;
 use crate::kernels::{Function, Kernels};
-use crate::pack::{Input, PackedLinear};
+use crate::pack::{Input, PackedLinear, group};
 use crate::pool::ComputePool;
 use crate::slab::Slab;
 use crate::spec::{Activation, EncoderSpec, Linear, Norm, NormPlace, Precision};
@@ -80,11 +80,6 @@ pub(super) fn bad(reason: impl Into<String>) -> CpuError {
 fn costs(spec: &EncoderSpec, sizes: Sizes, precision: Precision, k: &Kernels) -> Costs {
     #[expect(clippy::cast_precision_loss, reason = "an estimate")]
     let number = |size: usize| size as f64;
-    let group = match precision {
-        Precision::F32 => 1,
-        Precision::Bf16 => 2,
-        Precision::Int8 => 4,
-    };
     let layers = spec.layers.len();
     let gated = spec.layers.iter().filter(|layer| layer.gate.is_some()).count();
     let weights = sizes.hidden * (4 * sizes.hidden + 2 * sizes.intermediate) * layers
@@ -96,7 +91,7 @@ fn costs(spec: &EncoderSpec, sizes: Sizes, precision: Precision, k: &Kernels) ->
     let a_key = number(key_products) / number(k.lanes * sizes.key_group())
         + number(sizes.hidden) / number(k.lanes * sizes.value_group())
         + number(sizes.heads * 14) / number(k.lanes);
-    let row = 1.25 * number(weights) / number(k.lanes * group);
+    let row = 1.25 * number(weights) / number(k.lanes * group(precision));
     // Windows are not counted: a batch's sequences are shared out by their lengths either way.
     Costs { row, key: a_key * number(layers) }
 }

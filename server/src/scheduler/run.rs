@@ -115,17 +115,14 @@ impl<M: BatchModel> Scheduler<M> {
         }
         let here = jobs.iter().all(|job| job.priority != Priority::Bulk) && may_compute_here();
         jobs.into_iter().for_each(|job| state.queue.push(job));
-        if state.computing {
-            // Whoever computes sees to them.
-            return Ok(());
-        }
         if here && let Some(batch) = state.next(self.shared.limits.batch) {
             drop(state);
             state = block_in_place(|| self.shared.pass(batch));
         }
-        let waiting = !state.queue.is_empty();
+        // Whoever computes sees to what waits, and tells the dispatcher when he is done.
+        let unattended = !state.computing && !state.queue.is_empty();
         drop(state);
-        if waiting {
+        if unattended {
             self.shared.wake.notify_one();
         }
         Ok(())

@@ -296,8 +296,9 @@ async fn those_in_turn_wait_for_room() {
     assert!(scheduler.admit_in_turn(demand(1, 11)).await.is_err(), "there never will be");
 }
 
-/// Jobs from many threads, half of them of a runtime and so computing what they find to do, some given up, some with too little time, while the engine runs: each
-/// gets one answer, its own, or is dropped; and all counts are at zero in the end.
+/// Jobs from many threads, half of them of a runtime and so computing what they find to do, some
+/// given up, some with too little time, while the engine runs: each gets one answer, its own, or is
+/// dropped; and all counts are at zero in the end.
 #[test]
 fn nothing_is_lost_or_answered_twice() {
     let (echo, scheduler) = (Echo::default(), Arc::new(scheduler(10_000)));
