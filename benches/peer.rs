@@ -108,8 +108,8 @@ mod peak {
     const WINDOW: Duration = Duration::from_micros(500);
     const WINDOWS: usize = 20;
 
-    /// 10^9 operations a second, a product and a sum being two; none where the CPU lacks AVX-512's
-    /// instruction for it.
+    /// 10^9 operations a second, a product and a sum being two; none where the CPU has no instruction
+    /// for it. Of 8 bits without AVX-512's: as exact ones of 16, two by two, and their sums.
     #[derive(Serialize)]
     pub(crate) struct Peak {
         int8: Option<f64>,
@@ -174,6 +174,12 @@ mod peak {
         kernel!(f32: "avx512f"; _mm512_setzero_ps(); x = _mm512_set1_ps(1.0);
             sum = _mm512_fmadd_ps(x, x, *sum));
 
+        // What is multiplied are the sums, else the product would be taken out of the loop.
+        kernel!(int8_as_int16: "avx2"; _mm256_setzero_si256(); x = _mm256_set1_epi16(1);
+            sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(*sum, x)));
+        kernel!(f32_256: "avx2,fma"; _mm256_setzero_ps(); x = _mm256_set1_ps(1.0);
+            sum = _mm256_fmadd_ps(x, x, *sum));
+
         #[target_feature(enable = "avx512f")]
         fn bits(x: __m512i) -> __m512bh {
             // SAFETY: both are 64 bytes of which every pattern is a value.
@@ -186,13 +192,21 @@ mod peak {
         let avx512 = is_x86_feature_detected!("avx512f");
         let vnni = avx512 && is_x86_feature_detected!("avx512vnni");
         let bf16 = avx512 && is_x86_feature_detected!("avx512bf16");
+        let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+        // SAFETY of all: the CPU has the features that the function is compiled for.
+        #[expect(clippy::undocumented_unsafe_blocks, reason = "as above")]
         Peak {
-            // SAFETY: the CPU has the features that the function is compiled for.
-            int8: vnni.then(|| rate(64, || unsafe { kernels::int8() })),
-            // SAFETY: as above.
+            int8: match (vnni, avx2) {
+                (true, _) => Some(rate(64, || unsafe { kernels::int8() })),
+                (_, true) => Some(rate(16, || unsafe { kernels::int8_as_int16() })),
+                _ => None,
+            },
             bf16: bf16.then(|| rate(32, || unsafe { kernels::bf16() })),
-            // SAFETY: as above.
-            f32: avx512.then(|| rate(16, || unsafe { kernels::f32() })),
+            f32: match (avx512, avx2) {
+                (true, _) => Some(rate(16, || unsafe { kernels::f32() })),
+                (_, true) => Some(rate(8, || unsafe { kernels::f32_256() })),
+                _ => None,
+            },
         }
     }
 

@@ -13,7 +13,7 @@ use crate::kernels::{
     Ahead, Coding, Epilogue, HeadScale, HeadsArgs, Outliers, RowsArgs, Shares, SoftmaxArgs, Tile,
     WindowArgs,
 };
-use crate::pack::for_tiles;
+use crate::pack::{for_tiles, place};
 use crate::spec::Precision;
 
 /// Vectors of a full panel of values.
@@ -104,9 +104,8 @@ impl Worker<'_> {
         };
         let width = k.nv * k.lanes;
         let steps = sizes.head_size / sizes.key_group();
-        // Codes of keys are signed.
         let coded = sizes.keys == Precision::Int8;
-        let sign = if coded { 0x8080_8080 } else { 0 };
+        let parts = k.parts(sizes.keys);
         for (sequence, part) in self.plan.segments(rows.clone()) {
             let first = self.plan.offsets[sequence];
             let padded = self.plan.key_starts[sequence + 1] - self.plan.key_starts[sequence];
@@ -118,12 +117,24 @@ impl Worker<'_> {
                     let panel_width = width.min(padded - panel);
                     // SAFETY: a row's `steps` groups of this head, and their places in the panel.
                     unsafe {
-                        let from = source.add((row - rows.start) * stride + head * steps * 4);
-                        let to = keys.add((panel * steps + key - panel) * 4);
+                        let from = source
+                            .add((row - rows.start) * stride)
+                            .add(head * sizes.head_size * sizes.query_bytes);
+                        let to = keys.add(panel * steps * 4);
                         for step in 0..steps {
-                            let number = from.add(step * 4).cast::<u32>().read_unaligned();
-                            let to = to.add(step * panel_width * 4).cast::<u32>();
-                            to.write_unaligned(number ^ sign);
+                            let mut group = if parts == 1 {
+                                from.add(step * 4).cast::<[u8; 4]>().read()
+                            } else {
+                                // Codes are the low bytes of words.
+                                let words = from.add(step * 8).cast::<[[u8; 2]; 4]>().read();
+                                words.map(|[code, _]| code)
+                            };
+                            if coded {
+                                // Those of keys are signed.
+                                group = group.map(|code| code ^ 0x80);
+                            }
+                            let to = to.add(step * panel_width * 4);
+                            place(to, (key - panel, panel_width), group, parts);
                         }
                     }
                 }
@@ -280,7 +291,8 @@ impl Worker<'_> {
                     let q = self
                         .shared
                         .q
-                        .add((query + row) * self.layout.q_stride + head * key_steps * 4);
+                        .add((query + row) * self.layout.q_stride)
+                        .add(head * sizes.head_size * sizes.query_bytes);
                     let mut key = seen.start;
                     while key < seen.end {
                         let width = key_width.min(keys_padded - key);

@@ -273,8 +273,7 @@ impl Layout {
         // Cutting at even places may lengthen a block by one.
         let block_room = block_rows + 2;
         let x_stride = padded(sizes.hidden.max(sizes.embedding));
-        let key_bytes = 4 / sizes.key_group();
-        let q_stride = padded(sizes.hidden) * key_bytes;
+        let q_stride = padded(sizes.hidden) * sizes.query_bytes;
         let wide_stride = padded(sizes.widest);
         let context_stride = padded(sizes.hidden) + k.lanes;
         let compact_stride = padded(sizes.widest);
@@ -303,7 +302,7 @@ impl Layout {
             distance_stride,
             x_bytes: plan.tokens() * x_stride * 4,
             q_bytes: plan.tokens() * q_stride,
-            k_bytes: keys * sizes.hidden * key_bytes,
+            k_bytes: keys * sizes.hidden * 4 / sizes.key_group(),
             q_scales_bytes: plan.tokens() * coded_heads * size_of::<RowScale>(),
             key_scales_bytes: keys * coded_heads * 2 * 4,
             key_rows_bytes: plan.tokens() * q_stride * keeps_keys,

@@ -25,6 +25,8 @@ pub(super) struct Sizes {
     pub(super) tokens_max: usize,
     /// What attention multiplies queries and keys in.
     pub(super) keys: Precision,
+    /// Bytes of one element of a query, as it is multiplied.
+    pub(super) query_bytes: usize,
     /// What attention multiplies shares and values in: bf16 or f32.
     pub(super) values: Precision,
 }
@@ -115,6 +117,7 @@ pub(super) fn sizes(
         widest,
         tokens_max: spec.tokens_max,
         keys,
+        query_bytes: 4 / group(keys) * k.parts(keys),
         values,
     })
 }

@@ -55,7 +55,8 @@ unsafe fn code_heads_summed<S: Simd, const SUMS: bool>(args: &HeadsArgs) {
         for row in 0..args.rows {
             for head in 0..args.heads {
                 let x = args.x.add(row * args.x_stride + head * args.head_size);
-                let out = args.out.add(row * args.out_stride + head * args.head_size);
+                let out =
+                    args.out.add(row * args.out_stride + head * args.head_size * S::CODE_BYTES);
                 let mut most = S::splat(0.0);
                 let mut at = 0;
                 while at < whole {
@@ -72,13 +73,13 @@ unsafe fn code_heads_summed<S: Simd, const SUMS: bool>(args: &HeadsArgs) {
                 while at < whole {
                     let code = S::round(S::mul(S::load(x.add(at)), inverse));
                     sum = if SUMS { S::add(sum, code) } else { sum };
-                    S::store_u8(out.add(at), S::add(code, middle));
+                    S::store_codes(out.add(at * S::CODE_BYTES), S::add(code, middle));
                     at += S::LANES;
                 }
                 if rest > 0 {
                     let code = S::round(S::mul(S::load_part(x.add(whole), rest), inverse));
                     sum = if SUMS { S::add(sum, code) } else { sum };
-                    S::store_u8(out.add(whole), S::add(code, middle));
+                    S::store_codes(out.add(whole * S::CODE_BYTES), S::add(code, middle));
                 }
                 let scale = most / 127.0;
                 // Whole numbers: exact in any order.
@@ -92,7 +93,7 @@ unsafe fn code_heads_summed<S: Simd, const SUMS: bool>(args: &HeadsArgs) {
 #[cfg(test)]
 mod tests {
     use super::{HeadScale, HeadsArgs};
-    use crate::kernels::tests::{all, floats};
+    use crate::kernels::tests::{all, codes as codes_of, floats};
 
     #[test]
     fn heads_are_coded_the_same_everywhere() {
@@ -114,7 +115,7 @@ mod tests {
             x[head_size + 1..2 * head_size].fill(0.0);
             let mut expected: Option<(Vec<u8>, Vec<HeadScale>)> = None;
             for k in all() {
-                let stride = width + 16;
+                let stride = (width + 16) * k.code_bytes;
                 let mut codes = vec![0_u8; rows * stride];
                 let mut scales = vec![HeadScale::default(); rows * heads];
                 // SAFETY: sizes as above.
@@ -132,7 +133,7 @@ mod tests {
                     });
                 }
                 let codes: Vec<u8> =
-                    codes.chunks(stride).flat_map(|row| &row[..width]).copied().collect();
+                    codes.chunks(stride).flat_map(|row| codes_of(k, row, width)).collect();
                 let heads_of = x.chunks(head_size).zip(codes.chunks(head_size)).zip(&scales);
                 for ((x, codes), HeadScale { scale, sum }) in heads_of {
                     let values = codes.iter().map(|&code| (f32::from(code) - 128.0) * scale);

@@ -256,11 +256,11 @@ unsafe fn code_rows_factors<S: Simd, const FACTORS: bool>(args: &RowsArgs) {
                 |value: S::F| S::min(S::max(S::mul(S::sub(value, low), inverse), least), most);
             let mut at = 0;
             while at < whole {
-                S::store_u8(out.add(at), code(value(x, at)));
+                S::store_codes(out.add(at * S::CODE_BYTES), code(value(x, at)));
                 at += S::LANES;
             }
             if rest > 0 {
-                S::store_u8(out.add(whole), code(last(x)));
+                S::store_codes(out.add(whole * S::CODE_BYTES), code(last(x)));
             }
         }
     }

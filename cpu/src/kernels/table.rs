@@ -35,6 +35,8 @@ pub(crate) struct Kernels {
     pub(crate) mr_bf16: usize,
     /// Rows of a full 8-bit tile.
     pub(crate) mr_i8: usize,
+    /// Bytes that an input's 8-bit code takes.
+    pub(crate) code_bytes: usize,
     /// bf16 products are instructions rather than emulated.
     pub(crate) native_bf16: bool,
     pub(crate) tiles_f32: Tiles,
@@ -88,6 +90,11 @@ impl Kernels {
             Precision::Bf16 => (&self.tiles_bf16, self.mr_bf16),
             Precision::Int8 => (&self.tiles_i8, self.mr_i8),
         }
+    }
+
+    /// In how many parts a step of a panel lies: codes of 16 bits meet a step's weights two by two.
+    pub(crate) fn parts(&self, precision: Precision) -> usize {
+        if precision == Precision::Int8 { self.code_bytes } else { 1 }
     }
 }
 
@@ -179,6 +186,7 @@ macro_rules! kernels {
                 mr: tiles_f32::$f32::MR,
                 mr_bf16: tiles_bf16::$bf16::MR,
                 mr_i8: tiles_i8::$int8::MR,
+                code_bytes: S::CODE_BYTES,
                 native_bf16: $native_bf16,
                 tiles_f32: tiles_f32::$f32::TILES,
                 tiles_bf16: tiles_bf16::$bf16::TILES,
@@ -243,29 +251,29 @@ mod tiles_f32 {
 }
 
 mod tiles_bf16 {
-    tiles!(scalar, tile_bf16, crate::simd::scalar::Scalar, MR_NARROW);
+    tiles!(scalar, tile_bf16, crate::simd::scalar::Scalar, MR_BF16);
     #[cfg(target_arch = "x86_64")]
-    tiles!(avx2, tile_bf16, crate::simd::avx2::Avx2<false>, MR_NARROW, "avx2,fma");
+    tiles!(avx2, tile_bf16, crate::simd::avx2::Avx2<false>, MR_BF16, "avx2,fma");
     #[cfg(target_arch = "x86_64")]
-    tiles!(avx512, tile_bf16, crate::simd::avx512::Avx512<false, false>, MR_NARROW, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma");
+    tiles!(avx512, tile_bf16, crate::simd::avx512::Avx512<false, false>, MR_BF16, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma");
     #[cfg(target_arch = "x86_64")]
-    tiles!(avx512_bf16, tile_bf16, crate::simd::avx512::Avx512<false, true>, MR_NARROW, "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma");
+    tiles!(avx512_bf16, tile_bf16, crate::simd::avx512::Avx512<false, true>, MR_BF16, "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma");
     #[cfg(target_arch = "aarch64")]
-    tiles!(neon, tile_bf16, crate::simd::neon::Neon, MR_NARROW, "neon");
+    tiles!(neon, tile_bf16, crate::simd::neon::Neon, MR_BF16, "neon");
 }
 
 mod tiles_i8 {
-    tiles!(scalar, tile_i8, crate::simd::scalar::Scalar, MR_NARROW);
+    tiles!(scalar, tile_i8, crate::simd::scalar::Scalar, MR_I8);
     #[cfg(target_arch = "x86_64")]
-    tiles!(avx2, tile_i8, crate::simd::avx2::Avx2<false>, MR_NARROW, "avx2,fma");
+    tiles!(avx2, tile_i8, crate::simd::avx2::Avx2<false>, MR_I8, "avx2,fma");
     #[cfg(target_arch = "x86_64")]
-    tiles!(avx_vnni, tile_i8, crate::simd::avx2::Avx2<true>, MR_NARROW, "avx2,fma,avxvnni");
+    tiles!(avx_vnni, tile_i8, crate::simd::avx2::Avx2<true>, MR_I8, "avx2,fma,avxvnni");
     #[cfg(target_arch = "x86_64")]
-    tiles!(avx512, tile_i8, crate::simd::avx512::Avx512<false, false>, MR_NARROW, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma");
+    tiles!(avx512, tile_i8, crate::simd::avx512::Avx512<false, false>, MR_I8, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma");
     #[cfg(target_arch = "x86_64")]
-    tiles!(avx512_vnni, tile_i8, crate::simd::avx512::Avx512<true, false>, MR_NARROW, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma");
+    tiles!(avx512_vnni, tile_i8, crate::simd::avx512::Avx512<true, false>, MR_I8, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma");
     #[cfg(target_arch = "aarch64")]
-    tiles!(neon, tile_i8, crate::simd::neon::Neon, MR_NARROW, "neon");
+    tiles!(neon, tile_i8, crate::simd::neon::Neon, MR_I8, "neon");
 }
 
 kernels!(scalar, crate::simd::scalar::Scalar, Scalar, f32: scalar, bf16: scalar, int8: scalar, native_bf16: false);

@@ -1,7 +1,7 @@
 //! Register tiles of matrix products: `MR` rows times one panel of packed columns.
 //!
 //! A panel is `[steps][NV·LANES][group]` with groups of 1 f32, 2 bf16 or 4 i8: what one step
-//! multiplies. Sums run over the steps in order for every element, wherever its tile lies, so an
+//! multiplies. Where codes take 16 bits, a step's i8 are `[2][NV·LANES][2]`. Sums run over the steps in order for every element, wherever its tile lies, so an
 //! answer does not depend on the rows beside it.
 
 use super::rows::{Outliers, RowScale};
@@ -46,9 +46,9 @@ impl Ahead {
     /// The CPU has the features of `S`.
     #[inline(always)]
     unsafe fn ask<S: Simd, const NV: usize>(&mut self) {
-        for vector in 0..NV {
+        for line in 0..(NV * S::LANES * 4).div_ceil(64) {
             // SAFETY: granted by the caller.
-            unsafe { S::prefetch(self.from.wrapping_add(vector * S::LANES * 4)) };
+            unsafe { S::prefetch(self.from.wrapping_add(line * 64)) };
         }
         self.from = self.from.wrapping_add(self.step);
     }
@@ -135,7 +135,7 @@ pub(crate) unsafe fn tile_bf16<S: Simd, const MR: usize, const NV: usize>(t: &Ti
     }
 }
 
-/// Products of u8 and i8, summed exactly.
+/// Products of codes and i8, summed exactly.
 ///
 /// # Safety
 /// As [`tile_f32`]; the epilogue is [`Epilogue::Int8`].
@@ -150,18 +150,20 @@ pub(crate) unsafe fn tile_i8<S: Simd, const MR: usize, const NV: usize>(t: &Tile
         let (mut a, mut b, mut ahead) = (t.a, t.b, t.ahead);
         for _ in 0..t.steps {
             ahead.ask::<S, NV>();
-            let mut w = [S::zero_i(); NV];
-            for (column, w) in w.iter_mut().enumerate() {
-                *w = S::load_4(b.add(column * S::LANES * 4));
-            }
-            for (row, sums) in sums.iter_mut().enumerate() {
-                let x = S::splat_4(a.add(row * t.a_stride));
-                for column in 0..NV {
-                    sums[column] = S::dot_i8(sums[column], x, w[column]);
+            for _ in 0..S::CODE_BYTES {
+                let mut w = [S::zero_i(); NV];
+                for w in &mut w {
+                    *w = S::load_i8(b);
+                    b = b.add(S::LANES * 4 / S::CODE_BYTES);
                 }
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    let x = S::splat_4(a.add(row * t.a_stride));
+                    for column in 0..NV {
+                        sums[column] = S::dot_i8(sums[column], x, w[column]);
+                    }
+                }
+                a = a.add(4);
             }
-            a = a.add(4);
-            b = b.add(NV * S::LANES * 4);
         }
         let scales: [S::F; NV] = load_columns::<S, NV>(columns);
         let weights: [S::F; NV] = load_columns::<S, NV>(weights);

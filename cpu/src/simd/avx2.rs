@@ -1,7 +1,7 @@
 //! AVX2 with FMA: 256-bit vectors.
 //!
-//! `vpmaddubsw` saturates at u8·i8 pairs, so bytes are widened to 16 bits and multiplied by
-//! `vpmaddwd`, which is exact.
+//! `vpmaddubsw` saturates at u8·i8 pairs, so codes take 16 bits, weights are widened to as many where
+//! they are loaded, and both are multiplied by `vpmaddwd`, which is exact.
 
 use std::arch::x86_64::*;
 
@@ -19,7 +19,9 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     const LANES: usize = 8;
     const NV: usize = 2;
     const MR: usize = 6;
-    const MR_NARROW: usize = if VNNI { 6 } else { 4 };
+    const MR_BF16: usize = 4;
+    const MR_I8: usize = 6;
+    const CODE_BYTES: usize = if VNNI { 1 } else { 2 };
 
     #[inline(always)]
     unsafe fn prefetch(p: *const u8) {
@@ -141,18 +143,18 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         unsafe { _mm256_loadu_si256(p.cast()) }
     }
     #[inline(always)]
+    unsafe fn load_i8(p: *const u8) -> Self::I {
+        unsafe {
+            if VNNI { Self::load_4(p) } else { _mm256_cvtepi8_epi16(_mm_loadu_si128(p.cast())) }
+        }
+    }
+    #[inline(always)]
     unsafe fn dot_i8(sum: Self::I, a: Self::I, w: Self::I) -> Self::I {
         unsafe {
             if VNNI {
                 return _mm256_dpbusd_avx_epi32(sum, a, w);
             }
-            let a_even = _mm256_and_si256(a, _mm256_set1_epi16(0xff));
-            let a_odd = _mm256_srli_epi16::<8>(a);
-            let w_even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(w));
-            let w_odd = _mm256_srai_epi16::<8>(w);
-            let even = _mm256_madd_epi16(a_even, w_even);
-            let odd = _mm256_madd_epi16(a_odd, w_odd);
-            _mm256_add_epi32(sum, _mm256_add_epi32(even, odd))
+            _mm256_add_epi32(sum, _mm256_madd_epi16(a, w))
         }
     }
     #[inline(always)]
@@ -172,12 +174,16 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         }
     }
     #[inline(always)]
-    unsafe fn store_u8(p: *mut u8, v: Self::F) {
+    unsafe fn store_codes(p: *mut u8, v: Self::F) {
         unsafe {
             let whole = _mm256_cvtps_epi32(v);
             let (low, high) = (_mm256_castsi256_si128(whole), _mm256_extracti128_si256::<1>(whole));
             let words = _mm_packus_epi32(low, high);
-            _mm_storel_epi64(p.cast(), _mm_packus_epi16(words, words));
+            if VNNI {
+                _mm_storel_epi64(p.cast(), _mm_packus_epi16(words, words));
+            } else {
+                _mm_storeu_si128(p.cast(), words);
+            }
         }
     }
     #[inline(always)]

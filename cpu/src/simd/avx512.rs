@@ -16,7 +16,8 @@ impl<const VNNI: bool, const BF16: bool> Simd for Avx512<VNNI, BF16> {
     const LANES: usize = 16;
     const NV: usize = 3;
     const MR: usize = 8;
-    const MR_NARROW: usize = 8;
+    const MR_BF16: usize = 8;
+    const MR_I8: usize = 8;
 
     #[inline(always)]
     unsafe fn prefetch(p: *const u8) {
@@ -163,7 +164,7 @@ impl<const VNNI: bool, const BF16: bool> Simd for Avx512<VNNI, BF16> {
         }
     }
     #[inline(always)]
-    unsafe fn store_u8(p: *mut u8, v: Self::F) {
+    unsafe fn store_codes(p: *mut u8, v: Self::F) {
         unsafe { _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v))) }
     }
     #[inline(always)]

@@ -27,8 +27,13 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     const NV: usize;
     /// Most rows of a tile; `MR·NV` sums must fit the registers.
     const MR: usize;
-    /// Most rows of an 8-bit or bf16 tile.
-    const MR_NARROW: usize;
+    /// Most rows of a bf16 tile.
+    const MR_BF16: usize;
+    /// Most rows of an 8-bit tile.
+    const MR_I8: usize;
+    /// Bytes that the code of an input takes: 1, or 2 where 16-bit words are multiplied. As often
+    /// are a step's four inputs taken from weights and codes.
+    const CODE_BYTES: usize = 1;
 
     /// Asks for the cache line at `p` to be brought near; any address will do.
     #[inline(always)]
@@ -69,12 +74,18 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     unsafe fn splat_4(p: *const u8) -> Self::I;
     /// `LANES·4` bytes.
     unsafe fn load_4(p: *const u8) -> Self::I;
-    /// Adds to each lane the products of its four u8 of `a` and four i8 of `w`, exactly.
+    /// `LANES·4 / CODE_BYTES` i8, each as wide as a code.
+    #[inline(always)]
+    unsafe fn load_i8(p: *const u8) -> Self::I {
+        // SAFETY: granted by the caller.
+        unsafe { Self::load_4(p) }
+    }
+    /// Adds to each lane the products of its codes of `a` and weights of `w`, exactly.
     unsafe fn dot_i8(sum: Self::I, a: Self::I, w: Self::I) -> Self::I;
     /// Adds to each lane the products of its two bf16 of `a` and of `w`.
     unsafe fn dot_bf16(sum: Self::F, a: Self::I, w: Self::I) -> Self::F;
-    /// Rounds to nearest even and stores as `LANES` u8; values must lie in 0..=255.
-    unsafe fn store_u8(p: *mut u8, v: Self::F);
+    /// Rounds to nearest even and stores as `LANES` codes; values must lie in 0..=255.
+    unsafe fn store_codes(p: *mut u8, v: Self::F);
     /// Rounds to nearest even and stores as `LANES` bf16.
     unsafe fn store_bf16(p: *mut u16, v: Self::F);
 }

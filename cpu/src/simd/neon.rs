@@ -16,7 +16,8 @@ impl Simd for Neon {
     const LANES: usize = 4;
     const NV: usize = 3;
     const MR: usize = 6;
-    const MR_NARROW: usize = 4;
+    const MR_BF16: usize = 4;
+    const MR_I8: usize = 4;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self::F {
@@ -158,7 +159,7 @@ impl Simd for Neon {
         }
     }
     #[inline(always)]
-    unsafe fn store_u8(p: *mut u8, v: Self::F) {
+    unsafe fn store_codes(p: *mut u8, v: Self::F) {
         unsafe {
             let words = vmovn_u32(vcvtnq_u32_f32(v));
             let bytes = vqmovn_u16(vcombine_u16(words, words));

@@ -19,7 +19,8 @@ impl Simd for Scalar {
     const LANES: usize = 4;
     const NV: usize = 2;
     const MR: usize = 4;
-    const MR_NARROW: usize = 4;
+    const MR_BF16: usize = 4;
+    const MR_I8: usize = 4;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self::F {
@@ -153,7 +154,7 @@ impl Simd for Scalar {
         })
     }
     #[inline(always)]
-    unsafe fn store_u8(p: *mut u8, v: Self::F) {
+    unsafe fn store_codes(p: *mut u8, v: Self::F) {
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
