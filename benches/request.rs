@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use postsort_cache::{Claim, Digester, ResultCache};
+use postsort_cache::{Claim, Digest, ResultCache};
 use postsort_email::{ReadOptions, read_rfc822};
 use postsort_models::{LoadOptions, LongText, Model, ModelFolder};
 use sample::{Logits, MAIL};
@@ -25,7 +25,7 @@ fn parts(c: &mut Criterion) {
     c.bench_function("decode", |b| b.iter(|| read_rfc822(black_box(MAIL.as_bytes()), &options)));
 
     let text = read_rfc822(MAIL.as_bytes(), &options).expect("readable").into_model_text();
-    let digest = || Digester::new().field(b"0123456789abcdef").field(text.text.as_bytes()).finish();
+    let digest = || Digest::of(&[b"0123456789abcdef", text.text.as_bytes()]);
     let results = ResultCache::new(1 << 20);
     if let Claim::Lead(lead) = results.claim(digest(), 1) {
         lead.fulfil(&Arc::new(Logits([0.5, -0.5].into())));

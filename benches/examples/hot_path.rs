@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use axum::body::Body;
 use axum::http::Request;
-use postsort_cache::{Claim, Digester, ResultCache};
+use postsort_cache::{Claim, Digest, ResultCache};
 use postsort_email::{ReadOptions, read_rfc822};
 use postsort_models::{LoadOptions, LongText, Model, ModelFolder};
 use postsort_server::config::Options;
@@ -38,8 +38,7 @@ fn main() {
             repeat(times, || read_rfc822(black_box(MAIL.as_bytes()), &options))
         }
         "lookup" => {
-            let digest =
-                || Digester::new().field(b"0123456789abcdef").field(MAIL.as_bytes()).finish();
+            let digest = || Digest::of(&[b"0123456789abcdef", MAIL.as_bytes()]);
             let results = ResultCache::new(1 << 20);
             if let Claim::Lead(lead) = results.claim(digest(), 1) {
                 lead.fulfil(&Arc::new(Logits([0.5, -0.5].into())));

@@ -11,7 +11,7 @@ mod residency;
 mod results;
 mod shared;
 
-pub use digest::{Digest, Digester};
+pub use digest::Digest;
 pub use residency::{
     Backoff, Budget, EvictionReason, Lease, ModelState, Needs, Residency, ResidencyError,
     ResidencyStats, Source, Spec,

@@ -194,7 +194,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::{Claim, ENTRY_OVERHEAD_BYTES, ResultCache, Weigh};
-    use crate::{Digest, Digester};
+    use crate::Digest;
 
     #[derive(Debug)]
     struct Blob(Vec<u8>);
@@ -205,7 +205,7 @@ mod tests {
     }
 
     fn key(n: u32) -> Digest {
-        Digester::new().field(&n.to_le_bytes()).finish()
+        Digest::of(&[&n.to_le_bytes()])
     }
 
     fn lead(cache: &ResultCache<Blob>, n: u32) -> super::Lead<Blob> {

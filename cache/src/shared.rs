@@ -19,7 +19,7 @@ use redis::aio::MultiplexedConnection;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
 
-use crate::{Digest, Digester};
+use crate::Digest;
 
 /// So many questions in a row without an answer in time open the circuit.
 const LATE_MAX: u32 = 5;
@@ -151,7 +151,7 @@ impl SharedCache {
     /// Connects in the background. Has to be called on a tokio runtime.
     #[must_use]
     pub fn start(settings: SharedSettings, observer: Arc<dyn ObserveShared>) -> Self {
-        let space = Digester::new().field(settings.space.as_bytes()).finish();
+        let space = Digest::of(&[settings.space.as_bytes()]);
         let inner = Arc::new(Inner {
             settings,
             prefix: format!("postsort:{space:.8}:"),

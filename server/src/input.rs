@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use base64::Engine as _;
-use postsort_cache::{Digest, Digester};
+use postsort_cache::Digest;
 use postsort_email::{
     EmailError, Limits, MailFields, ModelText, ReadOptions, read_fields, read_rfc822,
 };
@@ -137,16 +137,14 @@ impl Readable {
     /// Of all that models read of it, and of nothing else: duplicates have the same.
     #[must_use]
     pub fn digest(&self) -> Digest {
-        let digester = Digester::new();
         match self {
             Self::One(text) => {
-                digester.field(&text.subject_bytes.to_le_bytes()).field(text.text.as_bytes())
+                Digest::of(&[&text.subject_bytes.to_le_bytes(), text.text.as_bytes()])
             }
             Self::Pair(first, second) => {
-                digester.field(b"pair").field(first.as_bytes()).field(second.as_bytes())
+                Digest::of(&[b"pair", first.as_bytes(), second.as_bytes()])
             }
         }
-        .finish()
     }
 
     /// Bytes to be tokenised.

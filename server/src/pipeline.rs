@@ -13,7 +13,7 @@ mod watch;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use postsort_cache::{Claim, Digest, Digester, Lead, Lease, ResultCache, ResultStats};
+use postsort_cache::{Claim, Digest, Lead, Lease, ResultCache, ResultStats};
 use postsort_models::{Encoded, LongText, ModelFolder, TextTokenizer, aggregate};
 use tokio::task::JoinSet;
 
@@ -534,6 +534,5 @@ async fn off_the_network_if<T: Send + 'static>(
 /// All that an answer depends on. Scores are derived from the logits, so what only changes the
 /// scores (function, `top_k`) is not part of it.
 fn digest(revision: &str, mail: Digest, long: LongText) -> Digest {
-    let digester = Digester::new().field(revision.as_bytes());
-    digester.field(&[long as u8]).field(&mail.to_bytes()).finish()
+    Digest::of(&[revision.as_bytes(), &[long as u8], &mail.to_bytes()])
 }

@@ -16,7 +16,7 @@ use axum::routing::get;
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use postsort_cache::Digester;
+use postsort_cache::Digest;
 
 use super::App;
 use crate::error::Error;
@@ -95,11 +95,9 @@ async fn file(
 
 impl Assets {
     fn new() -> Self {
-        let mut digester = Digester::new();
-        for (name, _, content) in FILES {
-            digester = digester.field(name.as_bytes()).field(content);
-        }
-        let hash = format!("{:.16}", digester.finish());
+        let fields: Vec<&[u8]> =
+            FILES.iter().flat_map(|(name, _, content)| [name.as_bytes(), content]).collect();
+        let hash = format!("{:.16}", Digest::of(&fields));
         let page = PAGE.replace("{{assets}}", &format!("/assets/{hash}"));
         Self {
             page: Asset::new("text/html; charset=utf-8", Bytes::from(page)),
@@ -116,7 +114,7 @@ impl Assets {
 
 impl Asset {
     fn new(content_type: &'static str, plain: Bytes) -> Self {
-        let etag = format!("\"{:.16}\"", Digester::new().field(&plain).finish());
+        let etag = format!("\"{:.16}\"", Digest::of(&[&plain]));
         let etag = HeaderValue::try_from(etag).unwrap_or(HeaderValue::from_static("\"\""));
         let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
         // Writing to memory cannot fail; if it did, the plain bytes would be served.

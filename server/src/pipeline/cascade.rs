@@ -114,7 +114,7 @@ fn translate(answer: &mut Answer, from: &ModelFolder, to: &ModelFolder) {
 
 #[cfg(test)]
 mod tests {
-    use postsort_cache::Digester;
+    use postsort_cache::Digest;
     use postsort_models::ModelFolder;
     use std::path::Path;
     use std::sync::Arc;
@@ -163,7 +163,7 @@ mod tests {
             confidence: before[0].1,
             unknown_tokens: 0,
         };
-        let mut answer = Answer::new(Digester::new().finish(), Arc::new(verdict), false);
+        let mut answer = Answer::new(Digest::of(&[]), Arc::new(verdict), false);
         translate(&mut answer, &small, &large);
         let after = scores(&large, &answer.verdict.logits);
         assert_eq!(large.labels().names()[answer.verdict.first], "spam");

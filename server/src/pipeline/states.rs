@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use postsort_cache::{Claim, Digest, Digester, Lead, Lease, Weigh};
+use postsort_cache::{Claim, Digest, Lead, Lease, Weigh};
 use postsort_models::{Encoded, LongText, SharedEncoder};
 use tokio::sync::oneshot;
 
@@ -171,6 +171,6 @@ fn key(
     text: &Readable,
     long: LongText,
 ) -> Digest {
-    let digester = Digester::new().field(encoder.key().as_bytes()).field(tokenization);
-    digester.field(&[long as u8]).field(&text.digest().to_bytes()).finish()
+    let text = text.digest().to_bytes();
+    Digest::of(&[encoder.key().as_bytes(), tokenization, &[long as u8], &text])
 }
