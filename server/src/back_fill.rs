@@ -79,7 +79,7 @@ impl BackFill {
                 async move {
                     // Answers are made when the request has long been answered.
                     match this.request_id.clone() {
-                        Some(id) => noting(id, this.line(index, mail)).await.0,
+                        Some(id) => noting(id, this.line(index, mail)).await,
                         None => this.line(index, mail).await,
                     }
                 }

@@ -21,7 +21,6 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::config::{Config, Options};
 use crate::error::Error;
-use crate::telemetry::{SHARDS, claim_shard};
 
 /// Inference server for the small transformer models that read e-mail.
 #[derive(Debug, Parser)]
@@ -102,15 +101,14 @@ impl Cli {
     }
 }
 
+/// Most threads that serve the network.
+const NETWORK_THREADS_MAX: usize = 2;
+
 /// A runtime for commands; the network needs few threads beside the compute pool's.
 fn runtime() -> Result<tokio::runtime::Runtime, Error> {
     tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(crate::config::cpus().min(SHARDS))
+        .worker_threads(crate::config::cpus().min(NETWORK_THREADS_MAX))
         .thread_name("postsort-network")
-        // The network threads are the first to start, so each has a shard to itself.
-        .on_thread_start(|| {
-            claim_shard();
-        })
         .enable_all()
         .build()
         .map_err(|e| Error::setup("network threads", e))

@@ -12,8 +12,6 @@ use std::time::Duration;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::Request;
 use axum::http::header;
-use axum::middleware::Next;
-use axum::response::Response;
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use parking_lot::Mutex;
@@ -24,25 +22,23 @@ const SENT_AT_ONCE_BYTES_MAX: u64 = 16 << 10;
 const REST: Duration = Duration::from_secs(2);
 const PART: Duration = Duration::from_millis(200);
 
-/// Answers `request`, and after a refusal reads what is left of its body, at most `bytes_max`.
-pub(super) async fn answered(request: Request, next: Next, bytes_max: usize) -> Response {
+/// The request, and its body for [`read_rest`] where some of it may not have come yet.
+pub(super) fn with_rest(request: Request) -> (Request, Option<SharedBody>) {
     let small = request.body().size_hint().upper().is_some_and(|n| n <= SENT_AT_ONCE_BYTES_MAX);
     // Who expects `100 Continue` has sent nothing yet, and would if it were read.
     if small || request.headers().contains_key(header::EXPECT) {
-        return next.run(request).await;
+        return (request, None);
     }
-    let mut rest = None;
-    let request = request.map(|body| {
-        let shared = SharedBody(Arc::new(Mutex::new(body)));
-        rest = Some(shared.clone());
-        Body::new(shared)
-    });
-    let response = next.run(request).await;
-    if let Some(rest) = rest.filter(|_| !response.status().is_success()) {
-        // Whether it ends in time or not, the answer goes out.
-        let _ = tokio::time::timeout(REST, discard(rest, bytes_max)).await;
-    }
-    response
+    let (head, body) = request.into_parts();
+    let rest = SharedBody(Arc::new(Mutex::new(body)));
+    (Request::from_parts(head, Body::new(rest.clone())), Some(rest))
+}
+
+/// Reads what is left of a refused request's body, at most `bytes_max`.
+pub(super) async fn read_rest(rest: SharedBody, bytes_max: usize) {
+    // Whether it ends in time or not, the answer goes out. Few come here: in a box it takes no room in
+    // other requests' futures.
+    let _ = Box::pin(tokio::time::timeout(REST, discard(rest, bytes_max))).await;
 }
 
 async fn discard(mut body: SharedBody, bytes_max: usize) {
@@ -57,7 +53,7 @@ async fn discard(mut body: SharedBody, bytes_max: usize) {
 
 /// A body that a handler reads and whose rest can be read after it. The lock is never contended.
 #[derive(Clone)]
-struct SharedBody(Arc<Mutex<Body>>);
+pub(super) struct SharedBody(Arc<Mutex<Body>>);
 
 impl HttpBody for SharedBody {
     type Data = Bytes;

@@ -1,34 +1,85 @@
-//! Every request is counted, timed, weighed and told of, whatever endpoint it asks: one layer, for
-//! each is paid for by every request.
+//! Every request is counted, timed, weighed and told of, whatever endpoint it asks, and one that panics
+//! is answered: one layer, for each is paid for by every request, in boxes and copies of what is below.
 
+use std::convert::Infallible;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use axum::body::{Body, Bytes, HttpBody};
-use axum::extract::{MatchedPath, Request, State};
-use axum::middleware::Next;
-use axum::response::Response;
+use axum::extract::{MatchedPath, Request};
+use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
 use http_body_util::BodyExt;
+use tower::{Layer, Service};
 
 use super::trace::Identity;
 use super::{App, linger};
-use crate::telemetry::{ByteCounter, noting};
+use crate::error::Error;
+use crate::telemetry::{ByteCounter, noting, take_notes};
 
-pub(super) async fn measure(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    // The route's pattern, which a client cannot make up.
-    let route = request.extensions().get().map_or("unknown", MatchedPath::as_str);
-    let in_flight = app.http_metrics.begin(route);
-    let endpoint = in_flight.endpoint();
-    let identity = Identity::of(&request);
-    let request = request.map(|body| weighed(body, in_flight.request_bytes()));
-    let rest_bytes_max = app.pipeline.limits.body_bytes_max.saturating_mul(4);
-    let answer = linger::answered(request, next, rest_bytes_max);
-    let (response, notes) = noting(identity.request_id(), answer).await;
-    let mut response = response.map(|body| weighed(body, in_flight.response_bytes()));
-    identity.mark(&mut response);
-    let status = response.status().as_u16();
-    let duration = in_flight.answered(status);
-    app.tracer.tell(identity, endpoint, (status, duration), notes);
-    response
+/// Measures what is below it.
+#[derive(Clone)]
+pub(super) struct MeasureLayer(pub(super) Arc<App>);
+
+/// Measures `inner`.
+#[derive(Clone)]
+pub(super) struct Measured<S> {
+    app: Arc<App>,
+    inner: S,
+}
+
+impl<S> Layer<S> for MeasureLayer {
+    type Service = Measured<S>;
+
+    fn layer(&self, inner: S) -> Measured<S> {
+        Measured { app: Arc::clone(&self.0), inner }
+    }
+}
+
+impl<S> Service<Request> for Measured<S>
+where
+    S: Service<Request, Response = Response, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let app = Arc::clone(&self.app);
+        // The route's pattern, which a client cannot make up.
+        let route = request.extensions().get().map_or("unknown", MatchedPath::as_str);
+        let endpoint = app.http_metrics.endpoint(route);
+        let identity = Identity::of(&request);
+        let request = request.map(|body| weighed(body, app.http_metrics.request_bytes(endpoint)));
+        let (request, rest) = linger::with_rest(request);
+        let answer = self.inner.call(request);
+        let request_id = identity.request_id();
+        Box::pin(noting(request_id, async move {
+            let in_flight = app.http_metrics.begin(endpoint);
+            let response = match AssertUnwindSafe(answer).catch_unwind().await {
+                Ok(Ok(response)) => response,
+                Err(_) => Error::Internal.into_response(),
+            };
+            if let Some(rest) = rest.filter(|_| !response.status().is_success()) {
+                let bytes_max = app.pipeline.limits.body_bytes_max.saturating_mul(4);
+                linger::read_rest(rest, bytes_max).await;
+            }
+            let mut response = response.map(|body| weighed(body, in_flight.response_bytes()));
+            identity.mark(&mut response);
+            let (endpoint, status) = (in_flight.endpoint(), response.status().as_u16());
+            let duration = in_flight.answered(status);
+            app.tracer.tell(identity, endpoint, (status, duration), take_notes());
+            Ok(response)
+        }))
+    }
 }
 
 /// Counts the body's bytes: at once if its size is known, else as they come.

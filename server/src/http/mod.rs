@@ -28,10 +28,8 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::handler::Handler;
 use axum::http::{Method, Uri};
-use axum::middleware::{from_fn, from_fn_with_state};
-use axum::response::IntoResponse;
+use axum::middleware::from_fn;
 use axum::routing::{get, post};
-use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::config::Config;
 use crate::error::Error;
@@ -41,6 +39,7 @@ use crate::telemetry::HttpMetrics;
 pub(crate) use body::parse;
 pub use classify::{ClassifyRequest, ClassifyResponse, ClassifyResult, Presentation};
 pub(crate) use error::error_json;
+use measure::MeasureLayer;
 pub(crate) use stats::{Hour, HourObjectives, ModelSums, StatsResponse};
 pub use trace::Tracer;
 
@@ -142,8 +141,7 @@ pub fn router(app: Arc<App>) -> Router {
         .merge(openapi::routes())
         .fallback(unknown_endpoint.layer(own_form.clone()))
         .method_not_allowed_fallback(unknown_endpoint.layer(own_form))
-        .layer(CatchPanicLayer::custom(|_| Error::Internal.into_response()))
-        .layer(from_fn_with_state(Arc::clone(&app), measure::measure))
+        .layer(MeasureLayer(Arc::clone(&app)))
         .with_state(app)
 }
 

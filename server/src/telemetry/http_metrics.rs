@@ -56,6 +56,10 @@ pub struct EndpointSummary {
     pub recent: LatencySummary,
 }
 
+/// Which of the endpoints that were asked so far.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EndpointId(usize);
+
 /// A request being answered. Dropped unanswered, its client has gone away.
 #[derive(Debug)]
 pub(crate) struct InFlight<'a> {
@@ -76,9 +80,20 @@ impl HttpMetrics {
         Self { metrics, endpoints: Box::default() }
     }
 
-    /// `endpoint` is the route's pattern, never the path: a client must not make new series.
-    pub(crate) fn begin(&self, endpoint: &str) -> InFlight<'_> {
-        let endpoint = self.endpoint(endpoint);
+    /// `route` is the pattern, never the path: a client must not make new series.
+    pub(crate) fn endpoint(&self, route: &str) -> EndpointId {
+        let make = || Endpoint::new(&self.metrics, route);
+        EndpointId(self.endpoints.find_or_append(|endpoint| endpoint.name == route, make).0)
+    }
+
+    /// Counts what a request's body brings.
+    pub(crate) fn request_bytes(&self, endpoint: EndpointId) -> &ByteCounter {
+        &self.endpoints.at(endpoint.0).request_bytes
+    }
+
+    /// A request that is answered from now on.
+    pub(crate) fn begin(&self, endpoint: EndpointId) -> InFlight<'_> {
+        let endpoint = self.endpoints.at(endpoint.0);
         endpoint.in_flight.own().fetch_add(1, Ordering::Relaxed);
         InFlight { http: self, endpoint, started: Instant::now(), answered: false }
     }
@@ -96,11 +111,6 @@ impl HttpMetrics {
         for endpoint in self.endpoints.iter() {
             endpoint.in_flight_gauge.set(endpoint.in_flight() as f64);
         }
-    }
-
-    fn endpoint(&self, name: &str) -> &Endpoint {
-        let make = || Endpoint::new(&self.metrics, name);
-        self.endpoints.find_or_append(|endpoint| endpoint.name == name, make)
     }
 }
 
@@ -124,7 +134,8 @@ impl Endpoint {
             let labels = [("endpoint", self.name.as_str()), ("status", &status.to_string())];
             (status, metrics.counter(names::HTTP_REQUESTS, &labels))
         };
-        self.statuses.find_or_append(|(known, _)| *known == status, make).1.increment(1);
+        let (_, (_, counter)) = self.statuses.find_or_append(|(known, _)| *known == status, make);
+        counter.increment(1);
     }
 
     fn in_flight(&self) -> u64 {
@@ -158,10 +169,6 @@ impl<'a> InFlight<'a> {
         self.endpoint.duration.time(duration);
         self.endpoint.window.record_at(now, duration, status >= 500);
         duration
-    }
-
-    pub(crate) fn request_bytes(&self) -> &ByteCounter {
-        &self.endpoint.request_bytes
     }
 
     pub(crate) fn response_bytes(&self) -> &ByteCounter {

@@ -39,7 +39,6 @@ pub use vitals::{RuntimeReading, Vitals};
 pub(crate) use alarms::{Situation, alarms};
 pub(crate) use http_metrics::ByteCounter;
 pub(crate) use metrics::Readings;
-pub(crate) use shards::{SHARDS, claim_shard};
 pub(crate) use shared_metrics::SharedMetrics;
 pub(crate) use store_metrics::StoreMetrics;
-pub(crate) use trace::{note, noting, request_id};
+pub(crate) use trace::{note, noting, request_id, take_notes};

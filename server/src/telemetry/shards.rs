@@ -1,20 +1,22 @@
-//! Cells that threads do not take from one another: a cache line that two cores write by turns costs
-//! more than all else that counting does.
+//! Cells that CPUs do not take from one another: a cache line that two cores write by turns costs more
+//! than all else that counting does.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::cell::Cell;
 
 use crossbeam_utils::CachePadded;
 
-/// As many as there are network threads at most, which count nearly all that is counted.
-pub(crate) const SHARDS: usize = 2;
+/// Twice as many as there are network threads: the CPUs that these run on should have cells of their own.
+const SHARDS: usize = 4;
 
-static NEXT: AtomicUsize = AtomicUsize::new(0);
+/// How often a thread's shard is used before it is looked up again, for threads move, rarely.
+const USES: u32 = 256;
 
 thread_local! {
-    static SHARD: usize = NEXT.fetch_add(1, Ordering::Relaxed) % SHARDS;
+    /// This thread's shard and how often it may still be used.
+    static SHARD: Cell<(usize, u32)> = const { Cell::new((0, 0)) };
 }
 
-/// A cell for each of some threads. Any thread may use any cell, so each must be safe to share.
+/// A cell for some CPUs each. Any thread may use any cell, so each must be safe to share.
 #[derive(Debug, Default)]
 pub(super) struct Sharded<T>([CachePadded<T>; SHARDS]);
 
@@ -23,9 +25,10 @@ impl<T> Sharded<T> {
         Self(std::array::from_fn(|_| CachePadded::new(make())))
     }
 
-    /// The calling thread's cell.
+    /// The cell of the CPU that the calling thread runs on, or ran on not long ago. Not of the thread:
+    /// which of many threads serve the network changes with every pass that one of them computes.
     pub(super) fn own(&self) -> &T {
-        &self.0[claim_shard()]
+        &self.0[shard()]
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
@@ -33,7 +36,27 @@ impl<T> Sharded<T> {
     }
 }
 
-/// The calling thread's shard; threads that ask one after another get different ones.
-pub(crate) fn claim_shard() -> usize {
-    SHARD.with(|&shard| shard)
+fn shard() -> usize {
+    let (mut shard, mut uses) = SHARD.get();
+    if uses == 0 {
+        (shard, uses) = (cpu() % SHARDS, USES);
+    }
+    SHARD.set((shard, uses - 1));
+    shard
+}
+
+#[cfg(target_os = "linux")]
+fn cpu() -> usize {
+    rustix::thread::sched_getcpu()
+}
+
+/// Where the system does not tell, a thread keeps a number.
+#[cfg(not(target_os = "linux"))]
+fn cpu() -> usize {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static NUMBER: usize = NEXT.fetch_add(1, Ordering::Relaxed);
+    }
+    NUMBER.with(|&number| number)
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use axum::http::HeaderValue;
-use smallvec::SmallVec;
+use tokio::task::futures::TaskLocalFuture;
 
 use super::model_metrics::Outcome;
 
@@ -75,11 +75,12 @@ pub struct RequestTrace {
     pub notes: Notes,
 }
 
-/// What models did for one request: nearly always one.
-pub type Notes = SmallVec<[ModelNote; 1]>;
+/// What models did for one request: nearly always one. Not in place, for a request's future is copied
+/// on its way down.
+pub type Notes = Vec<ModelNote>;
 
 /// The request that a task answers.
-struct Scope {
+pub(crate) struct Scope {
     request_id: RequestId,
     notes: RefCell<Notes>,
 }
@@ -88,17 +89,14 @@ tokio::task_local! {
     static SCOPE: Scope;
 }
 
-/// Runs a request and collects what models note meanwhile.
-pub(crate) async fn noting<T>(
-    request_id: RequestId,
-    request: impl Future<Output = T>,
-) -> (T, Notes) {
-    SCOPE
-        .scope(Scope { request_id, notes: RefCell::default() }, async {
-            let answer = request.await;
-            (answer, SCOPE.with(|scope| scope.notes.take()))
-        })
-        .await
+/// Runs a request that has a name, for which models may note what they do.
+pub(crate) fn noting<F: Future>(request_id: RequestId, request: F) -> TaskLocalFuture<Scope, F> {
+    SCOPE.scope(Scope { request_id, notes: RefCell::default() }, request)
+}
+
+/// What was noted so far for the request that this task answers.
+pub(crate) fn take_notes() -> Notes {
+    SCOPE.try_with(|scope| scope.notes.take()).unwrap_or_default()
 }
 
 /// Notes what a model did; outside of a request nothing happens.
