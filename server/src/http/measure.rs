@@ -94,3 +94,38 @@ fn weighed(body: Body, counter: &ByteCounter) -> Body {
         frame
     }))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::Arc;
+
+    use axum::extract::Request;
+    use axum::http::StatusCode;
+    use axum::response::Response;
+    use tower::{Layer, Service, service_fn};
+
+    use super::{App, MeasureLayer};
+    use crate::config::Options;
+    use crate::pipeline::Pipeline;
+
+    #[tokio::test]
+    async fn a_panic_is_answered_and_counted() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let options = Options { models_dir: Some(dir.path().to_owned()), ..Options::default() };
+        let config = options.resolve().expect("valid settings");
+        let pipeline = Arc::new(Pipeline::new(&config).expect("opens"));
+        let app = App::new(pipeline, &config).expect("starts");
+        let handler = |request: Request| async move {
+            assert_ne!(request.uri().path(), "/", "a mistake of ours");
+            Ok::<_, Infallible>(Response::default())
+        };
+        let mut service = MeasureLayer(Arc::clone(&app)).layer(service_fn(handler));
+        let Ok(response) = service.call(Request::default()).await;
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert!(response.headers().contains_key("x-request-id"));
+        let [endpoint] = &app.http_metrics.summaries()[..] else { panic!("one endpoint") };
+        assert_eq!((endpoint.totals.requests_total, endpoint.totals.failures_total), (1, 1));
+        assert_eq!(endpoint.in_flight, 0);
+    }
+}
