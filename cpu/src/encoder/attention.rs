@@ -104,7 +104,9 @@ impl Worker<'_> {
         };
         let width = k.nv * k.lanes;
         let steps = sizes.head_size / sizes.key_group();
+        // Codes of keys are signed.
         let coded = sizes.keys == Precision::Int8;
+        let sign = if coded { 0x8080_8080 } else { 0 };
         let parts = k.parts(sizes.keys);
         for (sequence, part) in self.plan.segments(rows.clone()) {
             let first = self.plan.offsets[sequence];
@@ -122,17 +124,14 @@ impl Worker<'_> {
                             .add(head * sizes.head_size * sizes.query_bytes);
                         let to = keys.add(panel * steps * 4);
                         for step in 0..steps {
-                            let mut group = if parts == 1 {
-                                from.add(step * 4).cast::<[u8; 4]>().read()
+                            let number = if parts == 1 {
+                                from.add(step * 4).cast::<u32>().read_unaligned()
                             } else {
                                 // Codes are the low bytes of words.
                                 let words = from.add(step * 8).cast::<[[u8; 2]; 4]>().read();
-                                words.map(|[code, _]| code)
+                                u32::from_ne_bytes(words.map(|[code, _]| code))
                             };
-                            if coded {
-                                // Those of keys are signed.
-                                group = group.map(|code| code ^ 0x80);
-                            }
+                            let group = (number ^ sign).to_ne_bytes();
                             let to = to.add(step * panel_width * 4);
                             place(to, (key - panel, panel_width), group, parts);
                         }

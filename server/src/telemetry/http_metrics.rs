@@ -35,7 +35,7 @@ struct Endpoint {
     request_bytes: ByteCounter,
     response_bytes: ByteCounter,
     statuses: AppendList<(u16, Counter), STATUSES_MAX>,
-    /// Begun less ended, by the thread on which it happened.
+    /// Begun less ended, by the CPU on which it happened.
     in_flight: Sharded<AtomicI64>,
     window: LatencyWindow,
 }

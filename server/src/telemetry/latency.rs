@@ -16,7 +16,7 @@ const LATENCY_MAX_US: u64 = 60_000_000;
 /// Latencies and failures of the last minute, in slices of ten seconds, and totals since the start.
 #[derive(Debug)]
 pub struct LatencyWindow {
-    /// Each network thread's: they never wait for one another's lock.
+    /// Each CPU's: threads on two of them do not wait for one another's lock.
     states: Sharded<Mutex<State>>,
 }
 

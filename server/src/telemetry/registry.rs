@@ -1,7 +1,7 @@
 //! Every series that is counted, not read: handles that cost an atomic or two, and their text.
 //!
-//! A handle is looked up once, for a model or an endpoint, and counts without a lock, each network
-//! thread in cells of its own. Nothing is kept of a sample but its bucket, so nothing grows between
+//! A handle is looked up once, for a model or an endpoint, and counts without a lock, on each CPU
+//! in cells of its own. Nothing is kept of a sample but its bucket, so nothing grows between
 //! scrapes or has to be folded.
 
 use std::collections::BTreeMap;
