@@ -118,6 +118,15 @@ impl TensorView {
         Self { shape, dtype: self.dtype, owner: Arc::clone(&self.owner), range: start..end }
     }
 
+    /// The same in memory, for one that is looked through more than once.
+    pub(crate) fn held(&self, tensor: &str) -> Result<Self, CpuError> {
+        self.check(tensor, &self.shape)?;
+        let mut bytes = Vec::with_capacity(self.range.len());
+        self.each_block(tensor, 1, |block| bytes.extend_from_slice(block))?;
+        let range = 0..bytes.len();
+        Ok(Self { shape: self.shape.clone(), dtype: self.dtype, owner: Arc::new(bytes), range })
+    }
+
     /// The values of a tensor of the shape that `tensor`'s place asks for; `out` has room for
     /// exactly those.
     pub(crate) fn read(

@@ -141,21 +141,53 @@ impl ModelFolder {
     /// # Errors
     /// A tensor that is missing or cannot be read.
     pub(crate) fn encoder_digest(&self) -> Result<Option<[u8; 32]>, ModelError> {
-        let config = &self.config;
-        // The head's tensors are not listed, so how many labels there are does not matter.
-        let Some(parts) = Parts::new(config, 1) else { return Ok(None) };
         if let Some(known) = self.encoder.get() {
             return Ok(Some(*known));
         }
+        let digest = self.of_encoder(WeightFiles::digest)?;
+        Ok(digest.map(|digest| *self.encoder.get_or_init(|| digest)))
+    }
+
+    /// The same of samples of its tensors: encoders that differ in it differ, and those that do not
+    /// are most likely equal. Reads nothing.
+    ///
+    /// # Errors
+    /// A tensor that is missing.
+    pub(crate) fn encoder_sample(&self) -> Result<Option<[u8; 32]>, ModelError> {
+        self.of_encoder(WeightFiles::sample)
+    }
+
+    /// The same as [`Self::encoder_digest`], for an encoder that was read some time ago; `None` if by its
+    /// samples it is another one now.
+    ///
+    /// # Errors
+    /// A tensor that is missing or cannot be read.
+    pub(crate) fn encoder_digest_again(&self) -> Result<Option<[u8; 32]>, ModelError> {
+        if let Some(known) = self.encoder.get() {
+            return Ok(Some(*known));
+        }
+        // The head may be another one, and so tensors may have moved.
+        let now = Self { weights: WeightFiles::open(&self.path)?, ..self.clone() };
+        let same = now.encoder_sample()? == self.encoder_sample()?;
+        if same { now.encoder_digest() } else { Ok(None) }
+    }
+
+    fn of_encoder(
+        &self,
+        add: impl Fn(&WeightFiles, &str, &mut blake3::Hasher) -> Result<(), ModelError>,
+    ) -> Result<Option<[u8; 32]>, ModelError> {
+        let config = &self.config;
+        // The head's tensors are not listed, so how many labels there are does not matter.
+        let Some(parts) = Parts::new(config, 1) else { return Ok(None) };
         let mut digest = blake3::Hasher::new();
         // Names every setting, a head's among them.
         digest.update(format!("{config:?}").as_bytes());
         let prefix = config.architecture.prefix();
         for (name, shape) in parts.encoder_tensors() {
             let name = resolve(&self.weights, prefix, &name, &shape)?;
-            self.weights.digest(&name, &mut digest)?;
+            add(&self.weights, &name, &mut digest)?;
         }
-        Ok(Some(*self.encoder.get_or_init(|| *digest.finalize().as_bytes())))
+        Ok(Some(*digest.finalize().as_bytes()))
     }
 
     /// The checked `config.json`.

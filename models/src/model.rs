@@ -68,7 +68,7 @@ impl LoadOptions {
     }
 
     /// What is to be reserved for `folder` before its weights are packed: at most this is taken,
-    /// while it is loaded and after. Reads the weights once, to know an encoder that is shared.
+    /// while it is loaded and after.
     #[must_use]
     pub fn memory_needs(&self, folder: &ModelFolder) -> MemoryNeeds {
         self.device.memory_needs(folder, self)

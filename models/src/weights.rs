@@ -36,6 +36,8 @@ struct Place {
     elements: usize,
     dtype: Dtype,
     shape: Vec<usize>,
+    /// Digest of what was sampled of it.
+    sample: [u8; 32],
 }
 
 impl WeightFiles {
@@ -122,13 +124,26 @@ impl WeightFiles {
 
     /// Adds a tensor, its shape, type and bytes, to a digest.
     pub(crate) fn digest(&self, name: &str, digest: &mut blake3::Hasher) -> Result<(), ModelError> {
+        let place = self.place(name, digest)?;
+        self.each_chunk(place, |bytes| {
+            digest.update(bytes);
+        })
+    }
+
+    /// The same of samples, which were taken when the file was opened.
+    pub(crate) fn sample(&self, name: &str, digest: &mut blake3::Hasher) -> Result<(), ModelError> {
+        let place = self.place(name, digest)?;
+        digest.update(&place.sample);
+        Ok(())
+    }
+
+    /// Where a tensor is; its shape and type are added to a digest.
+    fn place(&self, name: &str, digest: &mut blake3::Hasher) -> Result<&Place, ModelError> {
         let place = self.tensors.get(name);
         let place = place.ok_or_else(|| ModelError::MissingTensor { tensor: name.to_owned() })?;
         let kind = format!("{:?}{:?}", place.dtype, place.shape);
         digest.update(&(kind.len() as u64).to_le_bytes()).update(kind.as_bytes());
-        self.each_chunk(place, |bytes| {
-            digest.update(bytes);
-        })
+        Ok(place)
     }
 
     /// A tensor's values in f32. No more than [`CHUNK_BYTES`] beside them are in memory.
@@ -233,7 +248,7 @@ fn read_header(
             return Err(lies());
         }
         end = end.max(last as u64);
-        extents.push((first as u64, last as u64));
+        extents.push((first as u64, last as u64, name.clone()));
         let place = Place {
             file: at,
             // Wraps only where the length below is wrong, too.
@@ -241,6 +256,7 @@ fn read_header(
             elements,
             dtype: info.dtype,
             shape: info.shape.clone(),
+            sample: [0; 32],
         };
         if tensors.insert(name.clone(), place).is_some() {
             return Err(wrong(format!("has `{name}`, as another file has")));
@@ -254,8 +270,16 @@ fn read_header(
     extents.sort_unstable();
     fingerprint.update(&length.to_le_bytes());
     fingerprint.update(&header);
-    for (first, last) in extents {
-        sample(&mut file, start + first, last - first, fingerprint).map_err(io)?;
+    for (first, last, name) in extents {
+        let mut own = blake3::Hasher::new();
+        let each = |block: &[u8]| {
+            fingerprint.update(block);
+            own.update(block);
+        };
+        sample(&mut file, start + first, last - first, each).map_err(io)?;
+        if let Some(place) = tensors.get_mut(&name) {
+            place.sample = *own.finalize().as_bytes();
+        }
     }
     Ok(length)
 }
@@ -267,7 +291,7 @@ fn sample(
     file: &mut File,
     start: u64,
     bytes: u64,
-    hasher: &mut blake3::Hasher,
+    mut each: impl FnMut(&[u8]),
 ) -> std::io::Result<()> {
     const BLOCKS: u64 = 4;
     const BLOCK_BYTES: u64 = 4096;
@@ -276,7 +300,7 @@ fn sample(
         file.seek(SeekFrom::Start(from))?;
         block.clear();
         file.by_ref().take(bytes).read_to_end(&mut block)?;
-        hasher.update(&block);
+        each(&block);
         Ok(())
     };
     if bytes <= BLOCKS * BLOCK_BYTES {

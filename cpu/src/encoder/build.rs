@@ -188,8 +188,14 @@ impl Packer<'_> {
     }
 
     fn layer(&mut self, spec: &EncoderSpec, sizes: Sizes, at: usize) -> Result<Layer, CpuError> {
-        let own = &spec.layers[at];
+        let mut own = spec.layers[at].clone();
         let name = |part: &str| format!("layer {at}, {part}");
+        if self.precision == Precision::Int8 && self.maxima.is_some() {
+            // Read once, though they are looked through before they are packed.
+            for (part, linear) in own.products_mut() {
+                linear.weight = linear.weight.held(&name(part))?;
+            }
+        }
         let (hidden, wide) = (sizes.hidden, sizes.intermediate);
         let norm = |part: &str, norm: &Option<Norm>| self.norm(&name(part), norm.as_ref(), hidden);
         let attention_pre_norm = norm("attention pre-norm", &own.attention_pre_norm)?;

@@ -1,8 +1,8 @@
-//! Weights whose bytes cannot all be read.
+//! Weights whose bytes cannot all be read, and how often each of them is.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 
 use crate::support::{Batch, Shape};
 use postsort_cpu::*;
@@ -11,6 +11,7 @@ use postsort_cpu::*;
 struct Failing {
     bytes: Vec<u8>,
     reads_left: Arc<AtomicUsize>,
+    bytes_read: AtomicUsize,
 }
 
 impl Source for Failing {
@@ -21,7 +22,10 @@ impl Source for Failing {
     fn read(&self, at: usize, out: &mut [u8]) -> io::Result<()> {
         match self.reads_left.fetch_sub(1, Ordering::Relaxed) {
             0 => Err(io::Error::other("bad sector")),
-            _ => self.bytes.read(at, out),
+            _ => {
+                self.bytes_read.fetch_add(out.len(), Ordering::Relaxed);
+                self.bytes.read(at, out)
+            }
         }
     }
 
@@ -51,15 +55,18 @@ fn tensors(spec: &mut EncoderSpec) -> Vec<&mut TensorView> {
     all
 }
 
-/// The spec of `shape` on a failing disk.
-fn on_disk(shape: &Shape, reads_left: &Arc<AtomicUsize>) -> EncoderSpec {
-    let mut spec = shape.spec(7);
+/// The spec of `shape` on a failing disk, and what it lies on.
+fn on_disk(shape: &Shape, reads_left: &Arc<AtomicUsize>) -> (EncoderSpec, Vec<Weak<Failing>>) {
+    let (mut spec, mut disks) = (shape.spec(7), Vec::new());
     for tensor in tensors(&mut spec) {
         let mut bytes = vec![0; tensor.range.len()];
         tensor.owner.read(tensor.range.start, &mut bytes).expect("is in memory");
-        tensor.owner = Arc::new(Failing { bytes, reads_left: Arc::clone(reads_left) });
+        let (reads_left, bytes_read) = (Arc::clone(reads_left), AtomicUsize::new(0));
+        let disk = Arc::new(Failing { bytes, reads_left, bytes_read });
+        disks.push(Arc::downgrade(&disk));
+        tensor.owner = disk;
     }
-    spec
+    (spec, disks)
 }
 
 #[test]
@@ -85,8 +92,13 @@ fn whichever_read_fails_is_an_error_and_leaves_nothing() {
     for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
         let (expected, _) = build(&whole, precision, Some(&maxima)).expect("builds");
         let reads_left = Arc::new(AtomicUsize::new(usize::MAX));
-        let mut spec = on_disk(&shape, &reads_left);
+        let (mut spec, disks) = on_disk(&shape, &reads_left);
         drop(build(&spec, precision, Some(&maxima)).expect("builds"));
+        for (at, disk) in disks.iter().map(|disk| disk.upgrade().expect("lives")).enumerate() {
+            // The word embeddings, which are first, are used where they lie; all else is read once.
+            let expected = if at == 0 { 0 } else { disk.bytes.len() };
+            assert_eq!(disk.bytes_read.load(Ordering::Relaxed), expected, "{precision:?} {at}");
+        }
         let reads = usize::MAX - reads_left.load(Ordering::Relaxed);
         assert!(reads > 20, "{reads}");
         for read in 0..reads {

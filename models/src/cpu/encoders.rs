@@ -1,5 +1,8 @@
 //! Encoders in memory. Models that differ in their heads alone share one: it is packed once, kept
 //! once, and its states of a text are good for all of them.
+//!
+//! What an encoder is known by is made of samples of its tensors, so that a model which shares with nobody
+//! reads its weights once, to pack them. Those that seem equal are read whole and compared before they share.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -21,6 +24,16 @@ type Slot = Arc<Mutex<Weak<Kept>>>;
 struct Kept {
     key: String,
     encoder: Arc<Encoder>,
+    /// Where its weights are from.
+    folder: ModelFolder,
+}
+
+impl Kept {
+    /// Whether `folder` has the same encoder, byte by byte.
+    fn is_of(&self, folder: &ModelFolder) -> bool {
+        let theirs = folder.encoder_digest().ok().flatten();
+        theirs.is_some() && self.folder.encoder_digest_again().ok().flatten() == theirs
+    }
 }
 
 /// A model's hold on an encoder that other models may use, too.
@@ -57,32 +70,60 @@ impl SharedEncoder {
     }
 }
 
-/// What an encoder is known by; the channels that were measured count for 8 bits alone.
-pub(super) fn key_of(
-    folder: &ModelFolder,
-    precision: Precision,
-    level: KernelLevel,
-    maxima: Option<&ChannelMaxima>,
-) -> Result<Option<String>, ModelError> {
-    let Some(digest) = folder.encoder_digest()? else { return Ok(None) };
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&digest);
-    if let Some(maxima) = maxima.filter(|_| precision == Precision::Int8) {
-        maxima.to_values().iter().for_each(|value| {
-            hasher.update(&value.to_le_bytes());
-        });
+/// How an encoder is packed.
+#[derive(Clone, Copy)]
+pub(super) struct Packing<'a> {
+    pub(super) precision: Precision,
+    pub(super) level: KernelLevel,
+    pub(super) maxima: Option<&'a ChannelMaxima>,
+}
+
+impl Packing<'_> {
+    /// What an encoder of that digest is known by; the channels that were measured count for 8 bits alone.
+    fn key(self, digest: [u8; 32]) -> String {
+        let Self { precision, level, maxima } = self;
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&digest);
+        if let Some(maxima) = maxima.filter(|_| precision == Precision::Int8) {
+            maxima.to_values().iter().for_each(|value| {
+                hasher.update(&value.to_le_bytes());
+            });
+        }
+        let weights = &hasher.finalize().to_hex()[..32];
+        format!("{weights}-{precision}-{}", level.name())
     }
-    let weights = &hasher.finalize().to_hex()[..32];
-    Ok(Some(format!("{weights}-{precision}-{}", level.name())))
+
+    /// What `folder`'s encoder is known by, unless another one is by the same; reads nothing.
+    pub(super) fn likely_key(self, folder: &ModelFolder) -> Result<Option<String>, ModelError> {
+        Ok(folder.encoder_sample()?.map(|sample| self.key(sample)))
+    }
 }
 
 impl Encoders {
-    /// The encoder of `key`; packed now if it is not in memory.
+    /// The encoder of `folder`; packed now if it is not in memory.
     pub(super) fn get(
         &self,
-        key: String,
-        pack: impl FnOnce() -> Result<Encoder, ModelError>,
+        folder: &ModelFolder,
+        packing: Packing<'_>,
+        pack: impl Fn() -> Result<Encoder, ModelError>,
     ) -> Result<SharedEncoder, ModelError> {
+        let none = || ModelError::Engine { reason: "no encoder of its own".to_owned() };
+        let key = packing.likely_key(folder)?.ok_or_else(none)?;
+        if let Some(encoder) = self.get_or_pack(key, folder, &pack)? {
+            return Ok(encoder);
+        }
+        // Another one seems equal by samples and is not.
+        let key = packing.key(folder.encoder_digest()?.ok_or_else(none)?);
+        self.get_or_pack(key, folder, &pack)?.ok_or_else(none)
+    }
+
+    /// `None` where another encoder is known by `key`.
+    fn get_or_pack(
+        &self,
+        key: String,
+        folder: &ModelFolder,
+        pack: impl Fn() -> Result<Encoder, ModelError>,
+    ) -> Result<Option<SharedEncoder>, ModelError> {
         let slot = {
             let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             slots.retain(|_, slot| {
@@ -94,10 +135,10 @@ impl Encoders {
         };
         let mut kept = slot.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = kept.upgrade() {
-            return Ok(SharedEncoder(known));
+            return Ok(known.is_of(folder).then_some(SharedEncoder(known)));
         }
-        let packed = Arc::new(Kept { key, encoder: Arc::new(pack()?) });
+        let packed = Arc::new(Kept { key, encoder: Arc::new(pack()?), folder: folder.clone() });
         *kept = Arc::downgrade(&packed);
-        Ok(SharedEncoder(packed))
+        Ok(Some(SharedEncoder(packed)))
     }
 }

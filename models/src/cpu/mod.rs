@@ -15,6 +15,7 @@ use std::sync::Arc;
 pub use agreement::Agreement;
 pub(crate) use build::knows;
 use calibration::{Calibration, Subject};
+use encoders::Packing;
 pub use encoders::{Encoders, SharedEncoder};
 use postsort_cpu::{
     ChannelMaxima, ComputePool, CpuError, Encoder, EncoderSpec, KernelLevel, TokenBatch,
@@ -61,9 +62,8 @@ impl Packer<'_> {
         maxima: Option<&ChannelMaxima>,
     ) -> Result<(postsort_cpu::Engine, SharedEncoder), ModelError> {
         let Self { folder, spec, level, pool, encoders } = self;
-        let key = encoders::key_of(folder, precision, *level, maxima)?;
-        let key = key.ok_or(ModelError::Engine { reason: "no encoder of its own".to_owned() })?;
-        let encoder = encoders.get(key, || {
+        let packing = Packing { precision, level: *level, maxima };
+        let encoder = encoders.get(folder, packing, || {
             let precision = cpu_precision(precision);
             Encoder::new(spec, precision, Arc::clone(pool), *level, maxima)
                 .map_err(|error| in_folder(folder.path(), error))
@@ -191,9 +191,11 @@ pub(crate) struct Known {
 }
 
 impl Known {
-    /// The key of the folder's encoder so packed. Reads the weights, once.
+    /// What the folder's encoder so packed is most likely known by.
     pub(crate) fn key(&self, folder: &ModelFolder) -> Option<String> {
-        encoders::key_of(folder, self.precision, self.level, self.maxima.as_ref()).ok()?
+        let Self { precision, level, maxima } = self;
+        let packing = Packing { precision: *precision, level: *level, maxima: maxima.as_ref() };
+        packing.likely_key(folder).ok()?
     }
 }
 
