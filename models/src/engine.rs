@@ -50,6 +50,12 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// Told that a batch is about to come while none runs: what sleeps may wake meanwhile.
     fn rouse(&self) {}
 
+    /// Lengths of sequences, of at most `tokens_max` tokens, that take longer when they are met first.
+    fn lengths_to_prepare(&self, tokens_max: usize) -> Vec<usize> {
+        let _ = tokens_max;
+        Vec::new()
+    }
+
     /// The encoder, where other models may share it.
     fn encoder(&self) -> Option<&SharedEncoder> {
         None

@@ -2,7 +2,8 @@
 //!
 //! [`discover`] finds [`ModelFolder`]s and reads all of them but their weights; [`Model::load`]
 //! makes one computable. The reference for every number is `transformers`.
-#![forbid(unsafe_code)]
+#![cfg_attr(not(feature = "cuda"), forbid(unsafe_code))]
+#![deny(unsafe_code)]
 
 mod aggregate;
 mod bounded;

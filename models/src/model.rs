@@ -158,6 +158,9 @@ impl Model {
     /// See [`Engine::encode`].
     pub fn warm_up(&self) -> Result<Vec<PassTime>, ModelError> {
         let tokens_max = self.folder.tokens_max();
+        for tokens in self.engine.lengths_to_prepare(tokens_max) {
+            self.forward(&[&self.tokenizer.encode_exact(tokens)])?;
+        }
         let mut passes = Vec::with_capacity(WARM_UP_PASSES.len());
         for (sequences, tokens, runs) in WARM_UP_PASSES {
             let sequence_tokens = tokens.min(tokens_max);

@@ -11,18 +11,17 @@ pub(super) fn split_heads(states: &Tensor, heads: usize) -> Result<Tensor, Model
     Ok(split.transpose(1, 2)?.contiguous()?)
 }
 
-/// Softmax(query·keyᵀ·scale + biases)·value, heads joined: `[batch, tokens, heads·size]`.
+/// Softmax(query·keyᵀ + biases)·value, heads joined: `[batch, tokens, heads·size]`.
 ///
-/// Query, key and value are `[batch, heads, tokens, size]`; biases broadcast to
+/// Query (which is scaled), key and value are `[batch, heads, tokens, size]`; biases broadcast to
 /// `[batch, heads, tokens, tokens]`.
 pub(super) fn attend(
     query: &Tensor,
     key: &Tensor,
     value: &Tensor,
-    scale: f64,
     biases: &[&Tensor],
 ) -> Result<Tensor, ModelError> {
-    let mut scores = (query * scale)?.matmul(&key.transpose(D::Minus2, D::Minus1)?)?;
+    let mut scores = query.matmul(&key.transpose(D::Minus2, D::Minus1)?)?;
     for bias in biases {
         scores = scores.broadcast_add(bias)?;
     }

@@ -1,6 +1,6 @@
 //! DeBERTa v2 and v3: content attends to relative positions and they to content (He et al. 2020).
 
-use candle_core::{D, Tensor};
+use candle_core::{D, Device, Tensor};
 use candle_nn::{Conv1d, Conv1dConfig, Embedding, LayerNorm, Linear, Module};
 
 use super::attention::{attend, split_heads};
@@ -197,7 +197,7 @@ impl Layer {
         &self,
         query: &Tensor,
         key: &Tensor,
-        rows: &[Tensor; 2],
+        rows: [&Tensor; 2],
     ) -> Result<Option<Tensor>, ModelError> {
         let (batch, heads, tokens, _) = query.dims4()?;
         // Row `a`, column `b` holds the row of the distance from `a` to `b`.
@@ -209,10 +209,10 @@ impl Layer {
         };
         let mut sum: Option<Tensor> = None;
         if let Some(position_key) = &self.position_key {
-            sum = Some(pick(query, position_key, &rows[0])?);
+            sum = Some(pick(query, position_key, rows[0])?);
         }
         if let Some(position_query) = &self.position_query {
-            let scores = pick(key, position_query, &rows[1])?.transpose(D::Minus2, D::Minus1)?;
+            let scores = pick(key, position_query, rows[1])?.transpose(D::Minus2, D::Minus1)?;
             sum = Some(match sum {
                 Some(sum) => (sum + scores)?,
                 None => scores.contiguous()?,
@@ -223,6 +223,18 @@ impl Layer {
 }
 
 impl Classifier for Deberta {
+    /// [`distance_rows`] of both signs.
+    fn constants(&self, tokens: usize, device: &Device) -> Result<Vec<Tensor>, ModelError> {
+        let (Some(relative), Some(_)) = (&self.config.relative, &self.distances) else {
+            return Ok(Vec::new());
+        };
+        let rows = |sign| {
+            let rows = distance_rows(relative, tokens, sign);
+            Tensor::from_vec(rows, (1, 1, tokens, tokens), device)
+        };
+        Ok(vec![rows(1)?, rows(-1)?])
+    }
+
     fn logits(&self, batch: &Batch) -> Result<Tensor, ModelError> {
         let mask = batch.mask.as_ref();
         let mut states = self.words.forward(&batch.ids)?;
@@ -238,30 +250,19 @@ impl Classifier for Deberta {
         states = zero_padding(&self.norm.forward(&states)?, mask)?;
         let embedded = states.clone();
 
-        let tokens = states.dim(1)?;
-        let rows = match (&self.config.relative, &self.distances) {
-            (Some(relative), Some(_)) => {
-                let rows = |sign| {
-                    let rows = distance_rows(relative, tokens, sign);
-                    Tensor::from_vec(rows, (1, 1, tokens, tokens), states.device())
-                };
-                Some([rows(1)?, rows(-1)?])
-            }
-            _ => None,
-        };
-        let padding = mask.map(mask_bias).transpose()?;
+        let padding = mask.map(|mask| mask_bias(mask, self.heads)).transpose()?;
         #[expect(clippy::cast_precision_loss, reason = "a head's size")]
         let scale = 1.0 / ((self.config.head_size * self.config.score_terms) as f64).sqrt();
         for (at, layer) in self.layers.iter().enumerate() {
             let part = |dense: &Linear| split_heads(&dense.forward(&states)?, self.heads);
             let (query, key, value) = (part(&layer.query)?, part(&layer.key)?, part(&layer.value)?);
-            let positions = match &rows {
-                Some(rows) => layer.position_scores(&query, &key, rows)?,
-                None => None,
+            let positions = match &*batch.constants {
+                [there, back] => layer.position_scores(&query, &key, [there, back])?,
+                _ => None,
             };
             let positions = positions.map(|scores| scores * scale).transpose()?;
             let biases: Vec<&Tensor> = positions.iter().chain(&padding).collect();
-            let mixed = attend(&query, &key, &value, scale, &biases)?;
+            let mixed = attend(&(query * scale)?, &key, &value, &biases)?;
             let attended = (layer.attention_output.forward(&mixed)? + &states)?;
             let attended = layer.attention_norm.forward(&attended)?;
             let wide = activate(self.activation, &layer.up.forward(&attended)?)?;

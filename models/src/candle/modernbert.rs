@@ -22,6 +22,7 @@ pub(super) struct ModernBert {
     classifier: Linear,
     config: ModernBertConfig,
     heads: usize,
+    head_size: usize,
     activation: Activation,
 }
 
@@ -90,6 +91,7 @@ impl ModernBert {
             classifier: tensors.dense(&DenseSpec::new("classifier", hidden, labels, true))?,
             config: own.clone(),
             heads: config.heads,
+            head_size: hidden / config.heads,
             activation: config.activation,
         })
     }
@@ -108,14 +110,21 @@ impl ModernBert {
 }
 
 impl Classifier for ModernBert {
+    /// [`angles`] of layers that see all and of those with a window, and the [`window_bias`].
+    fn constants(&self, tokens: usize, device: &Device) -> Result<Vec<Tensor>, ModelError> {
+        let angles = |theta: f64| angles(tokens, self.head_size, theta, device);
+        let (full, sliding) = (angles(self.config.theta_full)?, angles(self.config.theta_sliding)?);
+        let window = window_bias(tokens, self.config.distance_max, device)?;
+        Ok([full.0, full.1, sliding.0, sliding.1].into_iter().chain(window).collect())
+    }
+
     fn logits(&self, batch: &Batch) -> Result<Tensor, ModelError> {
         let mut states = self.norm.forward(&self.words.forward(&batch.ids)?)?;
-        let (_, tokens, hidden) = states.dims3()?;
-        let head_size = hidden / self.heads;
-        let angles = |theta: f64| angles(tokens, head_size, theta, states.device());
-        let (full, sliding) = (angles(self.config.theta_full)?, angles(self.config.theta_sliding)?);
-        let window = window_bias(tokens, self.config.distance_max, states.device())?;
-        let padding = batch.mask.as_ref().map(mask_bias).transpose()?;
+        let hidden = self.heads * self.head_size;
+        let [full_cos, full_sin, sliding_cos, sliding_sin, window @ ..] = &*batch.constants else {
+            return Err(ModelError::Engine { reason: "a batch without angles".to_owned() });
+        };
+        let padding = batch.mask.as_ref().map(|mask| mask_bias(mask, self.heads)).transpose()?;
         for layer in &self.layers {
             let normed = match &layer.attention_norm {
                 Some(norm) => norm.forward(&states)?,
@@ -125,12 +134,13 @@ impl Classifier for ModernBert {
             let part = |at: usize| {
                 split_heads(&all.narrow(2, at * hidden, hidden)?.contiguous()?, self.heads)
             };
-            let (cos, sin) = if layer.sliding { &sliding } else { &full };
+            let (cos, sin) =
+                if layer.sliding { (sliding_cos, sliding_sin) } else { (full_cos, full_sin) };
             let query = candle_nn::rotary_emb::rope(&part(0)?, cos, sin)?;
             let key = candle_nn::rotary_emb::rope(&part(1)?, cos, sin)?;
-            let window = window.as_ref().filter(|_| layer.sliding);
+            let window = window.first().filter(|_| layer.sliding);
             let biases: Vec<&Tensor> = padding.iter().chain(window).collect();
-            let mixed = attend(&query, &key, &part(2)?, scale(head_size), &biases)?;
+            let mixed = attend(&(query * scale(self.head_size))?, &key, &part(2)?, &biases)?;
             states = (states + layer.attention_output.forward(&mixed)?)?;
             let both = layer.up.forward(&layer.mlp_norm.forward(&states)?)?.chunk(2, 2)?;
             let gated = (activate(self.activation, &both[0].contiguous()?)? * &both[1])?;

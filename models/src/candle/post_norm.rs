@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use candle_nn::{Embedding, LayerNorm, Linear, Module};
 
-use super::attention::{attend, scale, split_heads};
+use super::attention::{attend, scale};
 use super::tensors::Tensors;
 use super::{Batch, Classifier, Head, activate, first_token, mask_bias};
 use crate::config::{Activation, Architecture, ModelConfig};
@@ -25,9 +25,8 @@ pub(super) struct PostNorm {
 
 #[derive(Debug)]
 struct Layer {
-    query: Linear,
-    key: Linear,
-    value: Linear,
+    /// One product of all three; queries are scaled.
+    query_key_value: Linear,
     attention_output: Linear,
     attention_norm: LayerNorm,
     up: Linear,
@@ -55,7 +54,7 @@ impl PostNorm {
             layers: spec
                 .layers
                 .iter()
-                .map(|layer| Layer::new(layer, eps, tensors))
+                .map(|layer| Layer::new(layer, (eps, config.hidden / config.heads), tensors))
                 .collect::<Result<_, _>>()?,
             head: Head {
                 layers: spec
@@ -71,11 +70,14 @@ impl PostNorm {
 }
 
 impl Layer {
-    fn new(spec: &LayerSpec, eps: f64, tensors: &mut Tensors<'_>) -> Result<Self, ModelError> {
+    fn new(
+        spec: &LayerSpec,
+        (eps, head_size): (f64, usize),
+        tensors: &mut Tensors<'_>,
+    ) -> Result<Self, ModelError> {
+        let parts = [(&spec.query, scale(head_size)), (&spec.key, 1.0), (&spec.value, 1.0)];
         Ok(Self {
-            query: tensors.dense(&spec.query)?,
-            key: tensors.dense(&spec.key)?,
-            value: tensors.dense(&spec.value)?,
+            query_key_value: tensors.joined(&parts)?,
             attention_output: tensors.dense(&spec.attention_output)?,
             attention_norm: tensors.norm(&spec.attention_norm, eps)?,
             up: tensors.dense(&spec.up)?,
@@ -96,13 +98,14 @@ impl Classifier for PostNorm {
         if let Some(projection) = &self.projection {
             states = projection.forward(&states)?;
         }
-        let bias = batch.mask.as_ref().map(mask_bias).transpose()?;
+        let bias = batch.mask.as_ref().map(|mask| mask_bias(mask, self.heads)).transpose()?;
         let biases: Vec<&Tensor> = bias.iter().collect();
         for layer in &self.layers {
-            let part = |dense: &Linear| split_heads(&dense.forward(&states)?, self.heads);
-            let (query, key, value) = (part(&layer.query)?, part(&layer.key)?, part(&layer.value)?);
-            let scale = scale(query.dim(3)?);
-            let mixed = attend(&query, &key, &value, scale, &biases)?;
+            let all = layer.query_key_value.forward(&states)?;
+            let (batch, tokens, width) = all.dims3()?;
+            let all = all.reshape((batch, tokens, 3, self.heads, width / 3 / self.heads))?;
+            let all = all.permute((2, 0, 3, 1, 4))?.contiguous()?;
+            let mixed = attend(&all.get(0)?, &all.get(1)?, &all.get(2)?, &biases)?;
             let attended = (layer.attention_output.forward(&mixed)? + &states)?;
             let attended = layer.attention_norm.forward(&attended)?;
             let wide = activate(self.activation, &layer.up.forward(&attended)?)?;

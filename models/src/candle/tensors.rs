@@ -35,6 +35,18 @@ impl<'a> Tensors<'a> {
         Ok(Linear::new(weight, bias.transpose()?))
     }
 
+    /// Dense layers of the same inputs as one, each times its factor.
+    pub(super) fn joined(&mut self, parts: &[(&DenseSpec, f64)]) -> Result<Linear, ModelError> {
+        let (mut weights, mut biases) = (Vec::new(), Vec::new());
+        for (spec, factor) in parts {
+            let dense = self.dense(spec)?;
+            weights.push((dense.weight() * *factor)?);
+            biases.extend(dense.bias().map(|bias| bias * *factor).transpose()?);
+        }
+        let bias = (!biases.is_empty()).then(|| Tensor::cat(&biases, 0)).transpose()?;
+        Ok(Linear::new(Tensor::cat(&weights, 0)?, bias))
+    }
+
     pub(super) fn norm(&mut self, spec: &NormSpec, eps: f64) -> Result<LayerNorm, ModelError> {
         let values = self.reader.norm(spec)?;
         let weight = Tensor::from_vec(values.weight, spec.size, self.device)?;
@@ -42,7 +54,8 @@ impl<'a> Tensors<'a> {
             Some(bias) => {
                 LayerNorm::new(weight, Tensor::from_vec(bias, spec.size, self.device)?, eps)
             }
-            None => LayerNorm::new_no_bias(weight, eps),
+            // The norm of one kernel has a bias.
+            None => LayerNorm::new(weight.clone(), weight.zeros_like()?, eps),
         })
     }
 

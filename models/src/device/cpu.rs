@@ -54,7 +54,7 @@ impl ComputeDevice for CpuDevice {
                 return Ok(Box::new(engine));
             }
         }
-        candle::load(folder, precision, &Device::Cpu, self.name())
+        candle::load(folder, precision, &candle::Site::new(Device::Cpu, self.name().to_owned()))
     }
 }
 

@@ -16,24 +16,23 @@ use crate::tokenize::TextTokenizer;
 /// One GPU. All models on it share one context.
 #[derive(Debug)]
 pub(super) struct CudaDevice {
-    name: String,
-    device: Device,
+    site: candle::Site,
 }
 
 impl CudaDevice {
     pub(super) fn open(number: usize) -> Result<Self, ModelError> {
         let device = Device::new_cuda(number)?;
-        Ok(Self { name: format!("cuda:{number}"), device })
+        Ok(Self { site: candle::Site::new(device, format!("cuda:{number}")) })
     }
 }
 
 impl ComputeDevice for CudaDevice {
     fn name(&self) -> &str {
-        &self.name
+        &self.site.name
     }
 
     fn memory(&self) -> Result<DeviceMemory, ModelError> {
-        let stream = self.device.as_cuda_device()?.cuda_stream();
+        let stream = self.site.device.as_cuda_device()?.cuda_stream();
         let (free, total) = stream.context().mem_get_info().w()?;
         Ok(DeviceMemory { total_bytes: total as u64, free_bytes: free as u64 })
     }
@@ -52,7 +51,7 @@ impl ComputeDevice for CudaDevice {
         _: &TextTokenizer,
         options: &LoadOptions,
     ) -> Result<Box<dyn Engine>, ModelError> {
-        candle::load(folder, options.precision(folder), &self.device, &self.name)
+        candle::load(folder, options.precision(folder), &self.site)
     }
 }
 
