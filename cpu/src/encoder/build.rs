@@ -87,11 +87,13 @@ fn costs(spec: &EncoderSpec, sizes: Sizes, precision: Precision, k: &Kernels) ->
     // Of scores and of the mix, and of positions as much again for each kind.
     let positions = [&spec.layers[0].position_key, &spec.layers[0].position_query];
     let key_products = (1 + positions.into_iter().flatten().count()) * sizes.hidden;
+    // Codes of two bytes take two operations where bytes take one.
+    let codes = |of: Precision| if of == Precision::Int8 { k.code_bytes } else { 1 };
     // An exponential takes about 14 instructions.
-    let a_key = number(key_products) / number(k.lanes * sizes.key_group())
+    let a_key = number(key_products * codes(sizes.keys)) / number(k.lanes * sizes.key_group())
         + number(sizes.hidden) / number(k.lanes * sizes.value_group())
         + number(sizes.heads * 14) / number(k.lanes);
-    let row = 1.25 * number(weights) / number(k.lanes * group(precision));
+    let row = 1.25 * number(weights * codes(precision)) / number(k.lanes * group(precision));
     // Windows are not counted: a batch's sequences are shared out by their lengths either way.
     Costs { row, key: a_key * number(layers) }
 }
