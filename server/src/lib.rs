@@ -8,6 +8,7 @@ pub mod back_fill;
 pub mod catalog;
 pub mod cli;
 pub mod config;
+mod deadline;
 pub mod devices;
 pub mod error;
 pub mod http;

@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 
 use crate::catalog::{Catalog, Entry, LeasedModel, Served, Version};
 use crate::config::{Config, RequestLimits};
+use crate::deadline::until;
 use crate::error::Error;
 use crate::input::{Input, Readable};
 use crate::journal::Journal;
@@ -132,7 +133,7 @@ impl Pipeline {
         options: ClassifyOptions,
     ) -> Result<Classified, Error> {
         let classified = match self.cheaper(&entry) {
-            Some(cascade) => self.cascade(entry, cascade, mails, options).await,
+            Some(cascade) => Box::pin(self.cascade(entry, cascade, mails, options)).await,
             None => self.ask(entry, mails, options, Instant::now()).await,
         }?;
         self.journal.note(&classified, options.item_first);
@@ -162,12 +163,12 @@ impl Pipeline {
             lapped: started,
             encodings,
         };
-        let result = match tokio::time::timeout_at(deadline.into(), request.answer(mails)).await {
-            Ok(Err(Error::Deadline { .. })) | Err(_) => Err(Error::Deadline { timeout }),
-            Ok(Err(Error::NotInTime { expected, retry_after, .. })) => {
+        let result = match until(|| deadline, request.answer(mails)).await {
+            Some(Err(Error::Deadline { .. })) | None => Err(Error::Deadline { timeout }),
+            Some(Err(Error::NotInTime { expected, retry_after, .. })) => {
                 Err(Error::NotInTime { expected, timeout, retry_after })
             }
-            Ok(result) => result,
+            Some(result) => result,
         };
         let mut timings = request.timings;
         timings.total = watch.end(&timings, result.as_ref().err());
@@ -286,7 +287,7 @@ impl Request {
                 }
                 Ok(mut answers) => {
                     if self.options.explain {
-                        self.explain(&version, &texts, &mut answers).await;
+                        Box::pin(self.explain(&version, &texts, &mut answers)).await;
                     }
                     return Ok((version, answers));
                 }
@@ -340,7 +341,9 @@ impl Request {
             let looked = self.lap();
             self.timings.cache += looked;
             if !ours.is_empty() {
-                for (at, verdict) in self.compute(version, texts, long, ours).await? {
+                // In a box, like all that a known mail does without: a request's future is moved several
+                // times on its way down, and takes as long as it is large.
+                for (at, verdict) in Box::pin(self.compute(version, texts, long, ours)).await? {
                     self.try_shadow(version, texts, at, &verdict);
                     if !self.options.skip_cache {
                         self.pipeline.journal.keep(key(at), &verdict);

@@ -117,6 +117,13 @@ impl Entry {
         })
     }
 
+    /// Whether the revision that answers leaves it to a cheaper model first. Every request asks, so nothing is
+    /// taken that two threads would count.
+    pub(crate) fn has_cascade(&self) -> bool {
+        let versions = self.versions.read();
+        versions.current.as_ref().is_ok_and(|own| own.folder.manifest().cascade.is_some())
+    }
+
     /// What its answers of the last hour look like, with its labels.
     #[must_use]
     pub fn drift_summary(&self) -> Option<(Vec<String>, DriftSummary)> {

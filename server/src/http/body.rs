@@ -1,6 +1,7 @@
 //! Reading a request's body: bounded in bytes and in time, with errors that quote nothing of it.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, Request};
@@ -10,6 +11,7 @@ use serde::de::DeserializeOwned;
 
 use super::App;
 use crate::config::RequestLimits;
+use crate::deadline::until;
 use crate::error::Error;
 
 /// The body of a call that changes what is served. Refused if another site's page sent it: that
@@ -66,16 +68,16 @@ pub(super) fn is_json(headers: &HeaderMap) -> bool {
 /// [`Error::TooLarge`], [`Error::BodyTimeout`], or [`Error::Malformed`] when it breaks off.
 pub(super) async fn read(body: Body, limits: &RequestLimits) -> Result<Bytes, Error> {
     let collected = Limited::new(body, limits.body_bytes_max).collect();
-    match tokio::time::timeout(limits.body_timeout, collected).await {
-        Err(_) => Err(Error::BodyTimeout { limit: limits.body_timeout }),
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Error::TooLarge {
+    match until(|| Instant::now() + limits.body_timeout, collected).await {
+        None => Err(Error::BodyTimeout { limit: limits.body_timeout }),
+        Some(Ok(body)) => Ok(body.to_bytes()),
+        Some(Err(error)) if error.is::<LengthLimitError>() => Err(Error::TooLarge {
             what: "body".to_owned(),
             size: limits.body_bytes_max + 1,
             size_max: limits.body_bytes_max,
             unit: "bytes",
         }),
-        Ok(Err(_)) => Err(Error::malformed("body", "a body that does not break off")),
+        Some(Err(_)) => Err(Error::malformed("body", "a body that does not break off")),
     }
 }
 

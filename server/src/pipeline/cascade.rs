@@ -20,7 +20,7 @@ pub(super) struct Cheaper {
 impl Pipeline {
     /// The cheaper model that the manifest names, if it is there and its labels are the model's.
     pub(super) fn cheaper(&self, entry: &Entry) -> Option<Cheaper> {
-        let own = entry.current().ok()?;
+        let own = entry.has_cascade().then(|| entry.current().ok())??;
         let cascade = own.folder.manifest().cascade.as_ref()?;
         let cheaper = self.catalog.entry(Some(&cascade.first)).ok()?;
         let first = cheaper.current().ok()?;

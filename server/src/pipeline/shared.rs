@@ -38,7 +38,7 @@ impl SharedAnswers {
         let keys: Vec<Digest> = ours.iter().map(|&(at, _)| key(at)).collect();
         let labels = folder.labels().names().len();
         let (mut known, mut rest) = (Vec::new(), Vec::new());
-        for ((at, lead), value) in ours.into_iter().zip(cache.get(&keys).await) {
+        for ((at, lead), value) in ours.into_iter().zip(Box::pin(cache.get(&keys)).await) {
             // Whoever may write there may write anything.
             let verdict = value.and_then(|value| Verdict::from_bytes(&value)).filter(|verdict| {
                 verdict.logits.len() == labels && verdict.logits.iter().all(|logit| !logit.is_nan())
