@@ -1,8 +1,7 @@
 //! One part of a request's way, so many times: what `scripts/perf-guard` counts instructions of.
 //!
 //! `hot_path decode|lookup|tokenize|cached|scrape ITERATIONS` does its part that often on one
-//! thread, with the same input each time. Preparations are the same for any number, so the
-//! difference of two runs is the part's own cost.
+//! thread, with the same input each time, within [`repeat`]: what is counted is what that takes.
 
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
@@ -60,6 +59,7 @@ fn main() {
     println!("{part}: {:.3} us each", took / f64::from(times.max(1)) * 1e6);
 }
 
+#[inline(never)]
 fn repeat<T>(times: u32, mut work: impl FnMut() -> T) -> f64 {
     let clock = Instant::now();
     (0..times).for_each(|_| drop(black_box(work())));
@@ -77,26 +77,21 @@ fn serve(path: &str, body: Option<&str>, times: u32) -> f64 {
     };
     let config = options.resolve().expect("valid settings");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.expect("a runtime").block_on(async {
-        let pipeline = Arc::new(Pipeline::new(&config).expect("opens"));
-        let app = router(App::new(Arc::clone(&pipeline), &config).expect("starts"));
-        let ask = async || {
-            let request = match body {
-                Some(body) => Request::post(path)
-                    .header("content-type", "application/json")
-                    .header("content-length", body.len())
-                    .body(Body::from(body.to_owned())),
-                None => Request::get(path).body(Body::empty()),
-            };
-            let answer = app.clone().oneshot(request.expect("a request")).await.expect("answers");
-            assert_eq!(answer.status(), 200);
-            axum::body::to_bytes(answer.into_body(), usize::MAX).await.expect("a body")
+    let runtime = runtime.expect("a runtime");
+    let pipeline = Arc::new(Pipeline::new(&config).expect("opens"));
+    let app = router(App::new(Arc::clone(&pipeline), &config).expect("starts"));
+    let ask = async || {
+        let request = match body {
+            Some(body) => Request::post(path)
+                .header("content-type", "application/json")
+                .header("content-length", body.len())
+                .body(Body::from(body.to_owned())),
+            None => Request::get(path).body(Body::empty()),
         };
-        drop(ask().await);
-        let clock = Instant::now();
-        for _ in 0..times {
-            drop(black_box(ask().await));
-        }
-        clock.elapsed().as_secs_f64()
-    })
+        let answer = app.clone().oneshot(request.expect("a request")).await.expect("answers");
+        assert_eq!(answer.status(), 200);
+        axum::body::to_bytes(answer.into_body(), usize::MAX).await.expect("a body")
+    };
+    drop(runtime.block_on(ask()));
+    repeat(times, || runtime.block_on(ask()))
 }
