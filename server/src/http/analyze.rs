@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::{FromRequest, Request, State};
 use postsort_models::LongText;
 use serde::{Deserialize, Serialize};
@@ -12,6 +11,7 @@ use super::App;
 use super::call::{Said, message_or_json};
 use super::classify::{ClassifyResult, Presentation, TimingsMs, ms};
 use super::error::error_json;
+use super::json::Json;
 use crate::catalog::Entry;
 use crate::error::Error;
 use crate::input::Input;

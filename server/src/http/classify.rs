@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::{FromRequest, Request, State};
 use axum::response::{IntoResponse, Response};
 use postsort_models::{LabelScore as LabelOf, Labels, LongText, ModelFolder, ScoreFunction};
@@ -11,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::App;
 use super::call::{Said, message_or_json};
+use super::json::Json;
 use crate::error::Error;
 use crate::input::Input;
 use crate::pipeline::{Answer, Classified, Explanation, Part, Timings};

@@ -9,6 +9,7 @@ mod error;
 mod feedback;
 mod health;
 mod history;
+mod json;
 mod linger;
 mod measure;
 mod metrics;

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
-use axum::{Json, Router};
 use postsort_cache::ModelState;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -15,6 +15,7 @@ use super::App;
 use super::body::IgnoredBody;
 use super::call::Call;
 use super::classify::bounded;
+use super::json::Json;
 use crate::catalog::Entry;
 use crate::error::Error;
 use crate::input::Input;

@@ -4,17 +4,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
 use postsort_models::{LongText, ScoreFunction};
 use serde::{Deserialize, Serialize};
 
 use super::App;
 use super::call::Call;
 use super::classify::{LabelScore, bounded, named};
+use super::json::Json;
 use crate::error::Error;
 use crate::input::Input;
 use crate::pipeline::{Classified, ClassifyOptions};
