@@ -137,22 +137,6 @@ pub struct LayerSpec {
     pub position_query: Option<Linear>,
 }
 
-impl LayerSpec {
-    /// Its products whose inputs are measured, by name.
-    pub(crate) fn products_mut(&mut self) -> impl Iterator<Item = (&'static str, &mut Linear)> {
-        [
-            ("query", &mut self.query),
-            ("key", &mut self.key),
-            ("value", &mut self.value),
-            ("attention output", &mut self.attention_output),
-            ("up", &mut self.up),
-            ("down", &mut self.down),
-        ]
-        .into_iter()
-        .chain(self.gate.as_mut().map(|gate| ("gate", gate)))
-    }
-}
-
 /// What heads read of a sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pooling {

@@ -192,12 +192,6 @@ impl Packer<'_> {
     fn layer(&mut self, spec: &EncoderSpec, sizes: Sizes, at: usize) -> Result<Layer, CpuError> {
         let mut own = spec.layers[at].clone();
         let name = |part: &str| format!("layer {at}, {part}");
-        if self.precision == Precision::Int8 && self.maxima.is_some() {
-            // Read once, though they are looked through before they are packed.
-            for (part, linear) in own.products_mut() {
-                linear.weight = linear.weight.held(&name(part))?;
-            }
-        }
         let (hidden, wide) = (sizes.hidden, sizes.intermediate);
         let norm = |part: &str, norm: &Option<Norm>| self.norm(&name(part), norm.as_ref(), hidden);
         let attention_pre_norm = norm("attention pre-norm", &own.attention_pre_norm)?;
@@ -209,41 +203,50 @@ impl Packer<'_> {
             Some(_) => None,
             None => function(spec.activation, self.precision).minimum(),
         };
-        let channels =
-            |place: Place, low: Option<f32>, products: &[(&str, &Linear)]| match self.maxima {
-                Some(maxima) if self.precision == Precision::Int8 => {
-                    maxima.channels((at, place), low, products).map(Some)
-                }
-                _ => Ok(None),
-            };
-        let attention = [("query", &own.query), ("key", &own.key), ("value", &own.value)];
-        let attention_channels = channels(Place::Attention, None, &attention)?;
-        let output = [("attention output", &own.attention_output)];
-        let output_channels = channels(Place::Output, None, &output)?;
-        let ups: Vec<_> = std::iter::once(("up", &own.up))
-            .chain(own.gate.iter().map(|gate| ("gate", gate)))
-            .collect();
-        let up_channels = channels(Place::Up, None, &ups)?;
-        let down_channels = channels(Place::Down, low, &[("down", &own.down)])?;
+        // Weights that are looked through before they are packed are read once and held meanwhile.
+        let maxima = self.maxima.filter(|_| self.precision == Precision::Int8);
+        let channels = |place: Place, low, products: &mut [(&str, &mut Linear)]| {
+            let Some(maxima) = maxima else { return Ok(None) };
+            for (part, linear) in &mut *products {
+                linear.weight = linear.weight.held(&name(part))?;
+            }
+            maxima.channels((at, place), low, products).map(Some)
+        };
         let square = [hidden, hidden];
         // Scores come out in units of log2, for powers of 2 are cheaper than those of e.
         #[expect(clippy::cast_precision_loss, reason = "a head's size")]
         let scale = std::f32::consts::LOG2_E / ((sizes.head_size * spec.score_terms) as f32).sqrt();
-        let input = Input { low: None, channels: attention_channels.as_ref() };
+        let (query, key, value) = (&mut own.query, &mut own.key, &mut own.value);
+        let found = channels(
+            Place::Attention,
+            None,
+            &mut [("query", query), ("key", key), ("value", value)],
+        )?;
+        let input = Input { low: None, channels: found.as_ref() };
         let key = self.linear(&name("key"), &own.key, square, (input, 1.0))?;
         let value = self.linear(&name("value"), &own.value, square, (input, 1.0))?;
         let query = self.linear(&name("query"), &own.query, square, (input, scale))?;
-        let input = Input { low: None, channels: output_channels.as_ref() };
+        drop((own.query, own.key, own.value));
+        let output = &mut [("attention output", &mut own.attention_output)];
+        let found = channels(Place::Output, None, output)?;
+        let input = Input { low: None, channels: found.as_ref() };
         let output =
             self.linear(&name("attention output"), &own.attention_output, square, (input, 1.0))?;
-        let input = Input { low: None, channels: up_channels.as_ref() };
+        drop(own.attention_output);
+        let mut ups: Vec<_> = std::iter::once(("up", &mut own.up))
+            .chain(own.gate.as_mut().map(|gate| ("gate", gate)))
+            .collect();
+        let found = channels(Place::Up, None, &mut ups)?;
+        let input = Input { low: None, channels: found.as_ref() };
         let up = self.linear(&name("up"), &own.up, [wide, hidden], (input, 1.0))?;
         let gate = own
             .gate
             .as_ref()
             .map(|gate| self.linear(&name("gate"), gate, [wide, hidden], (input, 1.0)));
         let gate = gate.transpose()?;
-        let input = Input { low, channels: down_channels.as_ref() };
+        drop((own.up, own.gate));
+        let found = channels(Place::Down, low, &mut [("down", &mut own.down)])?;
+        let input = Input { low, channels: found.as_ref() };
         let down = self.linear(&name("down"), &own.down, [hidden, wide], (input, 1.0))?;
         let mut positions = |part: &str, linear: &Option<Linear>, factor: f32| {
             let Some(linear) = linear else { return Ok(None) };

@@ -103,7 +103,7 @@ impl ChannelMaxima {
         &self,
         (layer, place): (usize, Place),
         low: Option<f32>,
-        products: &[(&str, &Linear)],
+        products: &[(&str, &mut Linear)],
     ) -> Result<Channels, CpuError> {
         let maxima = &self.layers[layer][place as usize];
         let inputs = maxima.len();
