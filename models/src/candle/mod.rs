@@ -156,6 +156,9 @@ impl CandleEngine {
     /// The same with all kernels started at once, where that is possible.
     #[cfg(feature = "cuda")]
     fn forward_recorded(&self, batch: &[&Encoding]) -> Result<Vec<Vec<f32>>, ModelError> {
+        if width(batch) > shapes::RECORDED_TOKENS_MAX {
+            return self.forward_padded(batch);
+        }
         let shape = shapes::shape(batch.len(), width(batch));
         let input = self.pad(batch, shape)?;
         // Of one sequence there is one recording, for most have padding; of several a mask is dear.

@@ -5,8 +5,8 @@ pub(super) type Shape = (usize, usize);
 
 /// Beyond as many shapes, with padding or without, kernels are started one by one.
 pub(super) const SHAPES_MAX: usize = 256;
-/// Single sequences are prepared for up to this length; longer ones are rare.
-const PREPARED_TOKENS_MAX: usize = 512;
+/// Longer sequences take so long that starting their kernels does not count, and are many lengths.
+pub(super) const RECORDED_TOKENS_MAX: usize = 512;
 
 /// The shape in which a batch is computed that is as large as this.
 pub(super) fn shape(sequences: usize, tokens: usize) -> Shape {
@@ -16,7 +16,7 @@ pub(super) fn shape(sequences: usize, tokens: usize) -> Shape {
 
 /// A length of each [`shape`] that one sequence of at most `tokens_max` tokens may have.
 pub(super) fn lengths(tokens_max: usize) -> Vec<usize> {
-    let lengths = 1..=tokens_max.min(PREPARED_TOKENS_MAX);
+    let lengths = 1..=tokens_max.min(RECORDED_TOKENS_MAX);
     let mut lengths: Vec<usize> =
         lengths.map(|tokens| shape(1, tokens).1.min(tokens_max)).collect();
     lengths.dedup();
