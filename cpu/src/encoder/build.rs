@@ -203,14 +203,9 @@ impl Packer<'_> {
             Some(_) => None,
             None => function(spec.activation, self.precision).minimum(),
         };
-        // Weights that are looked through before they are packed are read once and held meanwhile.
         let maxima = self.maxima.filter(|_| self.precision == Precision::Int8);
         let channels = |place: Place, low, products: &mut [(&str, &mut Linear)]| {
-            let Some(maxima) = maxima else { return Ok(None) };
-            for (part, linear) in &mut *products {
-                linear.weight = linear.weight.held(&name(part))?;
-            }
-            maxima.channels((at, place), low, products).map(Some)
+            maxima.map(|maxima| maxima.channels((at, place), low, products)).transpose()
         };
         let square = [hidden, hidden];
         // Scores come out in units of log2, for powers of 2 are cheaper than those of e.

@@ -98,19 +98,22 @@ impl ChannelMaxima {
     }
 
     /// What is done to each channel before it is coded for `products`; `low` is the least value that
-    /// channels have, if they have one.
+    /// channels have, if they have one. Holds the weights: they are read once, though they are looked through
+    /// before they are packed.
     pub(super) fn channels(
         &self,
         (layer, place): (usize, Place),
         low: Option<f32>,
-        products: &[(&str, &mut Linear)],
+        products: &mut [(&str, &mut Linear)],
     ) -> Result<Channels, CpuError> {
         let maxima = &self.layers[layer][place as usize];
         let inputs = maxima.len();
         let mut largest = vec![0.0_f32; inputs];
         for (name, product) in products {
+            let name = format!("layer {layer}, {name}");
+            product.weight = product.weight.held(&name)?;
             let outputs = product.weight.shape.first().copied().unwrap_or(0);
-            product.weight.each_row(name, [outputs, inputs], |_, row| {
+            product.weight.each_row(&name, [outputs, inputs], |_, row| {
                 for (largest, weight) in largest.iter_mut().zip(row) {
                     *largest = largest.max(weight.abs());
                 }

@@ -5,7 +5,7 @@ use candle_nn::{Conv1d, Conv1dConfig, Embedding, LayerNorm, Linear, Module};
 
 use super::attention::{attend, split_heads};
 use super::tensors::Tensors;
-use super::{Batch, Classifier, Head, activate, first_token, mask_bias, zero_padding};
+use super::{Batch, Classifier, Head, activate, first_token, zero_padding};
 use crate::config::{Activation, DebertaConfig, ModelConfig, Relative};
 use crate::error::ModelError;
 use crate::tensors::{DenseSpec, NormSpec, TableSpec};
@@ -250,7 +250,7 @@ impl Classifier for Deberta {
         states = zero_padding(&self.norm.forward(&states)?, mask)?;
         let embedded = states.clone();
 
-        let padding = mask.map(|mask| mask_bias(mask, self.heads)).transpose()?;
+        let padding = batch.mask_bias(self.heads)?;
         #[expect(clippy::cast_precision_loss, reason = "a head's size")]
         let scale = 1.0 / ((self.config.head_size * self.config.score_terms) as f64).sqrt();
         for (at, layer) in self.layers.iter().enumerate() {

@@ -106,6 +106,17 @@ impl Batch {
             constants: constants.to_vec(),
         })
     }
+
+    /// Added to scores: 0 for a token, very negative for padding; `[batch, heads, tokens, tokens]`; none where
+    /// nothing is padded. As large as the scores: adding what lies otherwise takes a GPU several times as
+    /// long, and each layer does.
+    fn mask_bias(&self, heads: usize) -> Result<Option<Tensor>, ModelError> {
+        let Some(mask) = &self.mask else { return Ok(None) };
+        let bias = mask.affine(f64::from(f32::MAX), -f64::from(f32::MAX))?;
+        let (batch, tokens) = bias.dims2()?;
+        let bias = bias.reshape((batch, 1, 1, tokens))?;
+        Ok(Some(bias.broadcast_as((batch, heads, tokens, tokens))?.contiguous()?))
+    }
 }
 
 impl CandleEngine {
@@ -303,15 +314,6 @@ impl Head {
 /// States of the first tokens: `[batch, tokens, hidden]` → `[batch, hidden]`.
 fn first_token(states: &Tensor) -> Result<Tensor, ModelError> {
     Ok(states.narrow(1, 0, 1)?.squeeze(1)?.contiguous()?)
-}
-
-/// Added to scores: 0 for a token, very negative for padding; `[batch, heads, tokens, tokens]`. As large as the
-/// scores: adding what lies otherwise takes a GPU several times as long, and each layer does.
-fn mask_bias(mask: &Tensor, heads: usize) -> Result<Tensor, ModelError> {
-    let bias = mask.affine(f64::from(f32::MAX), -f64::from(f32::MAX))?;
-    let (batch, tokens) = bias.dims2()?;
-    let bias = bias.reshape((batch, 1, 1, tokens))?;
-    Ok(bias.broadcast_as((batch, heads, tokens, tokens))?.contiguous()?)
 }
 
 /// States times mask: padding is zeroed.

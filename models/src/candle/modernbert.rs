@@ -6,7 +6,7 @@ use candle_nn::{Embedding, LayerNorm, Linear, Module};
 
 use super::attention::{attend, scale, split_heads};
 use super::tensors::Tensors;
-use super::{Batch, Classifier, activate, first_token, mask_bias, zero_padding};
+use super::{Batch, Classifier, activate, first_token, zero_padding};
 use crate::config::{Activation, ModelConfig, ModernBertConfig};
 use crate::error::ModelError;
 use crate::tensors::{DenseSpec, NormSpec, TableSpec};
@@ -124,7 +124,7 @@ impl Classifier for ModernBert {
         let [full_cos, full_sin, sliding_cos, sliding_sin, window @ ..] = &*batch.constants else {
             return Err(ModelError::Engine { reason: "a batch without angles".to_owned() });
         };
-        let padding = batch.mask.as_ref().map(|mask| mask_bias(mask, self.heads)).transpose()?;
+        let padding = batch.mask_bias(self.heads)?;
         for layer in &self.layers {
             let normed = match &layer.attention_norm {
                 Some(norm) => norm.forward(&states)?,

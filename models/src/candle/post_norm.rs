@@ -5,7 +5,7 @@ use candle_nn::{Embedding, LayerNorm, Linear, Module};
 
 use super::attention::{attend, scale};
 use super::tensors::Tensors;
-use super::{Batch, Classifier, Head, activate, first_token, mask_bias};
+use super::{Batch, Classifier, Head, activate, first_token};
 use crate::config::{Activation, Architecture, ModelConfig};
 use crate::error::ModelError;
 use crate::post_norm::{LayerSpec, PostNormSpec};
@@ -98,7 +98,7 @@ impl Classifier for PostNorm {
         if let Some(projection) = &self.projection {
             states = projection.forward(&states)?;
         }
-        let bias = batch.mask.as_ref().map(|mask| mask_bias(mask, self.heads)).transpose()?;
+        let bias = batch.mask_bias(self.heads)?;
         let biases: Vec<&Tensor> = bias.iter().collect();
         for layer in &self.layers {
             let all = layer.query_key_value.forward(&states)?;
