@@ -143,6 +143,21 @@ impl Labels {
         }
     }
 
+    /// Whether logits leave no doubt which labels hold: the best one has at least this score; of labels that
+    /// hold independently each one has it, or so much is left of 1. Of values nothing is known.
+    #[must_use]
+    pub fn sure(&self, logits: &[f32], temperature: f32, score_min: f32) -> bool {
+        let function = self.default_function();
+        let scores = self.scores(logits, function, temperature);
+        match (self.problem, function) {
+            (Problem::Regression, _) => false,
+            (_, ScoreFunction::Sigmoid) => {
+                scores.iter().all(|own| own.score.max(1.0 - own.score) >= score_min)
+            }
+            _ => scores.first().is_some_and(|best| best.score >= score_min),
+        }
+    }
+
     /// Sigmoid for several labels at once and for a single logit, else softmax.
     #[must_use]
     pub fn default_function(&self) -> ScoreFunction {
@@ -234,6 +249,20 @@ mod tests {
         assert_eq!((raw[0].score, raw[1].score), (3.0, -1.0));
         let huge = two.scores(&[1e30, -1e30], ScoreFunction::Softmax, 1.0);
         assert_eq!((huge[0].score, huge[1].score), (1.0, 0.0));
+    }
+
+    #[test]
+    fn doubt_is_of_all_labels_that_hold_independently() {
+        let sure = |config: &serde_json::Value, logits: &[f32]| {
+            labels(config, logits.len()).sure(logits, 1.0, 0.9)
+        };
+        let one = json!({});
+        assert!(sure(&one, &[4.0, 0.0, 0.0]) && !sure(&one, &[4.0, 3.0, 0.0]));
+        assert!(sure(&one, &[-4.0]) && sure(&one, &[4.0]) && !sure(&one, &[0.5]));
+        let many = json!({"problem_type": "multi_label_classification"});
+        assert!(sure(&many, &[4.0, 4.0, -4.0]) && !sure(&many, &[4.0, 0.0, -4.0]));
+        assert!(!sure(&json!({"problem_type": "regression"}), &[9.0]));
+        assert!(!labels(&one, 2).sure(&[4.0, 0.0], 4.0, 0.9), "temperature counts");
     }
 
     #[test]

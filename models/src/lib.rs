@@ -38,7 +38,7 @@ pub use engine::{Engine, EngineKind, Precision};
 pub use error::ModelError;
 pub use folder::ModelFolder;
 pub use labels::{LabelScore, Labels, Problem, ScoreFunction};
-pub use manifest::{Aggregation, Cascade, Hub, LongText, Manifest, Reference};
+pub use manifest::{Aggregation, Cascade, Hub, LongText, Manifest, Reference, Skim};
 pub use model::{LoadOptions, MemoryNeeds, Model, PassTime};
 pub use postsort_cpu::{ComputePool, KernelLevel, KernelReport, kernels};
 pub use registry::{Found, Stamp, discover, find, model_paths, open_revision, stamp};

@@ -19,6 +19,8 @@ pub struct Manifest {
     pub long: LongText,
     /// How the windows of a long text become one answer.
     pub aggregation: Aggregation,
+    /// How a long text is skimmed, where that is the way with it.
+    pub skim: Skim,
     /// Logits are divided by it before they become scores (Guo et al. 2017).
     pub temperature: f32,
     /// Score from which on a label holds.
@@ -51,6 +53,22 @@ pub struct Cascade {
     pub first: String,
     /// From this score of its best label on, after temperature, its answer is taken.
     pub confidence_min: f32,
+}
+
+/// How a long text is skimmed: not all mails that are long are hard.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Skim {
+    /// Windows that are read first, spread evenly over the text, its head and its end among them.
+    pub windows: usize,
+    /// The others are read too unless these leave no doubt: see [`crate::Labels::sure`].
+    pub confidence_min: f32,
+}
+
+impl Default for Skim {
+    fn default() -> Self {
+        Self { windows: 3, confidence_min: 0.95 }
+    }
 }
 
 /// Means over texts that are like those the model was made for.
@@ -88,6 +106,7 @@ impl Default for Manifest {
             name: None,
             long: LongText::default(),
             aggregation: Aggregation::default(),
+            skim: Skim::default(),
             temperature: 1.0,
             thresholds: BTreeMap::new(),
             abstain_below: None,
@@ -114,6 +133,8 @@ pub enum LongText {
     HeadTail,
     /// Read overlapping windows, the subject in each.
     Window,
+    /// Read some of those windows, and the others only where these leave doubt: [`Skim`].
+    Skim,
 }
 
 /// Windows of one text.
@@ -125,7 +146,7 @@ impl LongText {
     pub const fn windows_max(self) -> usize {
         match self {
             Self::Truncate | Self::HeadTail => 1,
-            Self::Window => WINDOWS_MAX,
+            Self::Window | Self::Skim => WINDOWS_MAX,
         }
     }
 }
@@ -172,6 +193,13 @@ impl Manifest {
         }
         if manifest.cascade.as_ref().is_some_and(|cascade| !share(&cascade.confidence_min)) {
             return wrong("`cascade.confidence_min` must lie between 0 and 1");
+        }
+        let Skim { windows, confidence_min } = manifest.skim;
+        if !(1..=WINDOWS_MAX).contains(&windows) {
+            return wrong("`skim.windows` must lie between 1 and 8");
+        }
+        if !share(&confidence_min) {
+            return wrong("`skim.confidence_min` must lie between 0 and 1");
         }
         if let Some(reference) = &manifest.reference {
             let Reference { labels, confidence, unknown_tokens, tokens } = reference;

@@ -32,6 +32,44 @@ pub struct Encoded {
     pub truncated: bool,
 }
 
+impl Encoded {
+    /// Of a text that is read in more than `count` windows so many, spread evenly over it, and whether
+    /// there are others.
+    #[must_use]
+    pub fn skimmed(mut self, count: usize) -> (Self, bool) {
+        let among = spread(self.windows.len(), count);
+        let (read, left) = self.divided(&among);
+        self = encoded(read, self.truncated || !left.is_empty());
+        (self, !left.is_empty())
+    }
+
+    /// The windows that [`Self::skimmed`] leaves out.
+    #[must_use]
+    pub fn rest(mut self, count: usize) -> Self {
+        let among = spread(self.windows.len(), count);
+        let (_, left) = self.divided(&among);
+        encoded(left, self.truncated)
+    }
+
+    /// The windows at these places, and the others.
+    fn divided(&mut self, places: &[usize]) -> (Vec<Encoding>, Vec<Encoding>) {
+        let windows = std::mem::take(&mut self.windows).into_iter().enumerate();
+        let (read, left): (Vec<_>, Vec<_>) = windows.partition(|(at, _)| places.contains(at));
+        let plain =
+            |windows: Vec<(usize, Encoding)>| windows.into_iter().map(|(_, own)| own).collect();
+        (plain(read), plain(left))
+    }
+}
+
+/// Places of `count` of so many windows, the first and the last among them; of all where there are no more.
+fn spread(windows: usize, count: usize) -> Vec<usize> {
+    match (windows.saturating_sub(1), count.saturating_sub(1)) {
+        (last, gaps) if last <= gaps => (0..windows).collect(),
+        (_, 0) => vec![0],
+        (last, gaps) => (0..=gaps).map(|at| (2 * at * last + gaps) / (2 * gaps)).collect(),
+    }
+}
+
 /// A model's tokenizer with its limit.
 #[derive(Debug)]
 pub struct TextTokenizer {
@@ -137,7 +175,7 @@ impl TextTokenizer {
                 let tail = &tail[tail.len().saturating_sub(room / 2)..];
                 Ok(one(&[&ids[..ids.len().min(room - room / 2)], tail], true))
             }
-            LongText::Window => {
+            LongText::Window | LongText::Skim => {
                 let Ids { ids, cut } = self.bounded.head(text, room * WINDOWS_MAX)?;
                 if ids.len() <= room && !cut {
                     return Ok(one(&[&ids], false));

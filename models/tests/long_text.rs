@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use postsort_models::{Encoded, LoadOptions, LongText, Model, ModelFolder, Precision};
+use postsort_models::{Encoded, Encoding, LoadOptions, LongText, Model, ModelFolder, Precision};
 use tokenizers::Tokenizer;
 
 const SUBJECT: &str = "Invoice overdue: order 4711";
@@ -119,6 +119,38 @@ fn windows_overlap_and_repeat_the_subject() {
             let logits =
                 model.forward(&encoded.windows.iter().collect::<Vec<_>>()).expect("computes");
             assert_eq!(logits.len(), encoded.windows.len());
+        }
+    }
+}
+
+#[test]
+fn a_text_is_skimmed_from_its_head_to_its_end() {
+    let model = load(&fixture("bert"));
+    let encode =
+        |words, long| model.tokenizer().encode(&mail(words), SUBJECT.len(), long).expect("encodes");
+    for words in [1, 40, 60, 90, 3_000] {
+        let whole = encode(words, LongText::Window);
+        assert_eq!(encode(words, LongText::Skim), whole, "{words}: what there is to read");
+        for count in 1..=8 {
+            let (read, more) = whole.clone().skimmed(count);
+            let rest = whole.clone().rest(count);
+            assert_eq!(read.windows.len(), whole.windows.len().min(count), "{words} {count}");
+            assert_eq!(more, !rest.windows.is_empty(), "{words} {count}");
+            assert_eq!(read.truncated, whole.truncated || more);
+            assert_eq!(
+                (read.tokens + rest.tokens, rest.truncated),
+                (whole.tokens, whole.truncated)
+            );
+            assert_eq!(read.windows[0], whole.windows[0]);
+            if count > 1 {
+                assert_eq!(read.windows.last(), whole.windows.last());
+            }
+            let mut left = rest.windows.iter();
+            let mut read = read.windows.iter().peekable();
+            let in_order = |window: &Encoding| {
+                read.next_if(|own| *own == window).or_else(|| left.next()) == Some(window)
+            };
+            assert!(whole.windows.iter().all(in_order), "{words} {count}: nothing is lost");
         }
     }
 }

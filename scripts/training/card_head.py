@@ -36,7 +36,7 @@ def label_rows(facts):
 
 def way_rows(facts):
     return "\n".join(
-        f"| {way['long']}{' / ' + way['aggregation'] if way['long'] == 'window' else ''} | {way['log_loss']:.4f} | "
+        f"| {way['long']}{' / ' + way['aggregation'] if way['long'] in ('window', 'skim') else ''} | {way['log_loss']:.4f} | "
         f"{percent(way['accuracy'])} | {percent(way['macro_f1'])} |" for way in facts["tried"])
 
 
@@ -93,7 +93,7 @@ Ways with text over 256 tokens, on the validation split:
 |---|---|---|---|
 {way_rows(facts)}
 
-Shipped: windows and the mean of their logits, as `spam` reads, so that one forward pass is good for all heads.
+Shipped: skim, and the mean of the windows' logits, as `spam` reads, so that one forward pass is good for all heads.
 
 On the validation split first labels are {reference}, with a mean score of {facts['reference']['confidence']}; the manifest has these for telling drift.
 

@@ -21,7 +21,8 @@ from matplotlib import pyplot  # noqa: E402
 
 TOKENS_MAX = 256
 BATCH = 32
-WAYS = (("truncate", "max"), ("head_tail", "max"), ("window", "max"), ("window", "noisy_or"), ("window", "mean"))
+# The last one is certain by the temperature of the one before.
+WAYS = (("truncate", "max"), ("head_tail", "max"), ("window", "max"), ("window", "noisy_or"), ("window", "mean"), ("skim", "mean"))
 HERE = Path(__file__).parent
 
 
@@ -53,6 +54,21 @@ def aggregate(windows, aggregation):
     return np.stack([rows[(rows[:, 1] - rows[:, 0]).argmax()] for rows in windows])
 
 
+def skimmed(windows, temperature):
+    """Those rows of each mail's that the server computes with `long = "skim"`."""
+    def certainty(row):
+        spam = float(measures.spam_probability(row[None], temperature)[0])
+        return max(spam, 1 - spam)
+
+    return long_text.skimmed(windows, certainty)
+
+
+def read(model, tokenizer, mails, way):
+    """Rows of logits that a way to read computes of each mail."""
+    windows = logits_of(model, tokenizer, mails, way["long"])
+    return skimmed(windows, way["temperature"]) if way["long"] == "skim" else windows
+
+
 def labels_of(mails):
     """Labels, 1 for spam, [mails]."""
     return np.array([mail["label"] for mail in mails])
@@ -62,11 +78,15 @@ def choose(model, tokenizer, mails):
     """How to read long mail, temperature and threshold, all on the validation split."""
     labels = labels_of(mails)
     is_bulk = np.array([mail["group"] == "hard-ham-1" for mail in mails])
-    by_long = {long: logits_of(model, tokenizer, mails, long) for long, _ in WAYS}
+    by_long = {long: logits_of(model, tokenizer, mails, long) for long, _ in WAYS if long != "skim"}
     tried = []
     for long, aggregation in WAYS:
-        logits = aggregate(by_long[long], aggregation)
-        temperature = measures.fitted_temperature(logits, labels)
+        if long == "skim":
+            temperature = tried[-1]["temperature"]
+            logits = aggregate(skimmed(by_long["window"], temperature), aggregation)
+        else:
+            logits = aggregate(by_long[long], aggregation)
+            temperature = measures.fitted_temperature(logits, labels)
         probability = measures.spam_probability(logits, temperature)
         tried.append({
             "long": long,
@@ -81,12 +101,14 @@ def choose(model, tokenizer, mails):
     return min(tried, key=lambda way: way["log_loss"]), tried
 
 
-def reference(tokenizer, mails, long, probability):
-    """What answers on the validation split look like: drift is told from it."""
+def reference(tokenizer, mails, windows, probability):
+    """What answers on the validation split look like, of which so many windows each are read: drift is told from it."""
     texts = long_text.token_ids(tokenizer, [mail["text"] for mail in mails])
     subjects = long_text.token_ids(tokenizer, [mail.get("subject", "") for mail in mails])
-    rows = [ids for text, subject in zip(texts, subjects)
-            for ids in long_text.windows(text, subject, long, TOKENS_MAX)]
+    rows = []
+    for text, subject, count in zip(texts, subjects, windows):
+        own = long_text.windows(text, subject, "window", TOKENS_MAX)
+        rows += [own[at] for at in long_text.spread(len(own), count)]
     tokens = sum(len(ids) + 2 for ids in rows)
     unknown = sum(ids.count(tokenizer.unk_token_id) for ids in rows)
     spam = float((probability >= 0.5).mean())
@@ -149,14 +171,15 @@ def main():
 
     way, tried = choose(model, tokenizer, parts["validation"])
     threshold, temperature = way["threshold"], way["temperature"]
-    probability, logits, plain, unscaled = {}, {}, {}, {}
+    probability, windows, logits, plain, unscaled = {}, {}, {}, {}, {}
     for split in ("validation", "test", "bulk"):
-        logits[split] = aggregate(logits_of(model, tokenizer, parts[split], way["long"]), way["aggregation"])
+        windows[split] = read(model, tokenizer, parts[split], way)
+        logits[split] = aggregate(windows[split], way["aggregation"])
         plain[split] = aggregate(logits_of(model, tokenizer, parts[split], "truncate"), "max")
         probability[split] = measures.spam_probability(logits[split], temperature)
         unscaled[split] = measures.spam_probability(logits[split], 1.0)
     probes = [{"text": line} for line in (HERE / "probes_ham.txt").read_text().splitlines()]
-    probe_logits = aggregate(logits_of(model, tokenizer, probes, way["long"]), way["aggregation"])
+    probe_logits = aggregate(read(model, tokenizer, probes, way), way["aggregation"])
     probe_scores = measures.spam_probability(probe_logits, temperature)
 
     with open(arguments.predictions, "w") as file:
@@ -167,7 +190,8 @@ def main():
                          "truncate_logits": plain[split][at].tolist()}
                 file.write(json.dumps(line) + "\n")
 
-    usual = reference(tokenizer, parts["validation"], way["long"], probability["validation"])
+    counts = [len(rows) for rows in windows["validation"]]
+    usual = reference(tokenizer, parts["validation"], counts, probability["validation"])
     (out / "postsort.toml").write_text(
         f'name = "spam"\nlong = "{way["long"]}"\naggregation = "{way["aggregation"]}"\n'
         f"tokens_max = {TOKENS_MAX}\ntemperature = {temperature}\n\n[thresholds]\nspam = {threshold}\n\n"

@@ -2,12 +2,15 @@
 
 WINDOWS_MAX = 8
 SUBJECT_TOKENS_MAX = 32
+# `[skim]` of a manifest that says nothing else.
+SKIM_WINDOWS = 3
+SKIM_CONFIDENCE_MIN = 0.95
 
 
 def windows(ids, subject, long, tokens_max):
     """Sequences without special tokens of a text with `ids` that begins with `subject`.
 
-    `long`: `truncate`, `head_tail` or `window`; `tokens_max` counts the two special tokens.
+    `long`: `truncate`, `head_tail`, `window` or `skim` (all that there is to read); `tokens_max` counts the two special tokens.
     """
     room = tokens_max - 2
     if long == "truncate" or len(ids) <= room:
@@ -22,6 +25,22 @@ def windows(ids, subject, long, tokens_max):
         end = min(len(ids), start + width)
         found.append(subject + ids[start:end])
     return found
+
+
+def spread(windows, count=SKIM_WINDOWS):
+    """Places of the windows that are read first, of so many."""
+    last, gaps = windows - 1, count - 1
+    return list(range(windows)) if last <= gaps else [(2 * at * last + gaps) // (2 * gaps) for at in range(count)]
+
+
+def skimmed(windows, certainty):
+    """Of each text's rows of logits those that are computed with `long = "skim"`; `certainty` is the best
+    label's score of a row."""
+    read = []
+    for rows in windows:
+        first = rows[spread(len(rows))]
+        read.append(first if certainty(first.mean(0)) >= SKIM_CONFIDENCE_MIN else rows)
+    return read
 
 
 def token_ids(tokenizer, texts):

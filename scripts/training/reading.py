@@ -21,7 +21,7 @@ import splits
 from card import percent
 from serving import Server, spam_score
 
-WAYS = (("truncate", "max"), ("head_tail", "max"), ("window", "max"), ("window", "noisy_or"), ("window", "mean"))
+WAYS = (("truncate", "max"), ("head_tail", "max"), ("window", "max"), ("window", "noisy_or"), ("window", "mean"), ("skim", "mean"))
 LIMITS = (0.0, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0)
 
 
@@ -66,7 +66,7 @@ def long_mail(arguments, mails, labels, is_bulk, scratch):
         return lambda text: re.sub(r'aggregation = ".*"', f'aggregation = "{aggregation}"',
                                    re.sub(r'long = ".*"', f'long = "{long}"', text))
 
-    names = [f"{long} / {aggregation}" if long == "window" else long for long, aggregation in WAYS]
+    names = [f"{long} / {aggregation}" if long in ("window", "skim") else long for long, aggregation in WAYS]
     models = [name.replace(" / ", "-") for name in names]
     copies(arguments, scratch, {model: way(*own) for model, own in zip(models, WAYS)})
     server = Server(arguments.binary, str(scratch))

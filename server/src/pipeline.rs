@@ -7,9 +7,11 @@ mod demand;
 mod explain;
 mod shadow;
 mod shared;
+mod skim;
 mod states;
 mod watch;
 
+use std::mem::take;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,6 +33,7 @@ use analyze::Encodings;
 pub use answer::{Answer, Classified, Timings, Verdict};
 pub use explain::{Explanation, Part};
 pub use shared::SharedAnswers;
+use skim::{Excerpt, Reading};
 use states::{Ended, States};
 use watch::RequestWatch;
 
@@ -396,26 +399,40 @@ impl Request {
 
         // → states of its encoder: known from another model's request, or tokenise → scheduler →
         //   engine
-        let (mut verdicts, mut open) = (Vec::with_capacity(ours.len()), ours);
+        let excerpt = Excerpt::first(long, version.folder.manifest());
+        let mut open: Vec<_> = ours.into_iter().map(|ours| Reading::new(ours, excerpt)).collect();
+        let mut verdicts = Vec::with_capacity(open.len());
         while !open.is_empty() {
-            let wanted = open.iter().map(|(at, _)| *at).collect();
+            // One round after another: of one the longest counts, of several their sum.
+            let before = (take(&mut self.timings.queue), take(&mut self.timings.infer));
+            let wanted = open.iter().map(|reading| (reading.at, reading.excerpt)).collect();
             let begun = self.begin_states(&model, &mut admission, texts, wanted, long).await?;
             let (mut again, mut no_memory) = (Vec::new(), false);
-            for ((at, lead), begun) in open.into_iter().zip(begun) {
-                let states = match self.end_states(begun).await? {
-                    Ended::Known(states) => states,
+            for (mut reading, begun) in open.into_iter().zip(begun) {
+                match self.end_states(begun).await? {
+                    Ended::Known(states) => reading.states.push(states),
                     ended => {
                         no_memory |= matches!(ended, Ended::OutOfMemory);
-                        again.push((at, lead));
+                        again.push(reading);
                         continue;
                     }
-                };
-                // → head → logits, aggregated and kept
-                let verdict = Arc::new(self.verdict(&model, &states)?);
-                if let Some(lead) = lead {
+                }
+                // → head → logits, aggregated
+                let verdict = self.verdict(&model, &reading.states)?;
+                // → in doubt of a text that was skimmed: what is left of it
+                if reading.goes_on(&version.folder, &verdict) {
+                    again.push(reading);
+                    continue;
+                }
+                // → kept
+                if let Some(whole) = reading.skimmed() {
+                    self.entry.metrics.skimmed(whole);
+                }
+                let verdict = Arc::new(verdict);
+                if let Some(lead) = reading.lead {
                     lead.fulfil(&verdict);
                 }
-                verdicts.push((at, verdict));
+                verdicts.push((reading.at, verdict));
             }
             if no_memory {
                 // → the same on the CPU, whatever else is there
@@ -423,26 +440,33 @@ impl Request {
                 model = self.pipeline.catalog.fall_back(&self.entry, &model).await?;
                 self.timings.load += clock.elapsed();
             }
+            self.timings.queue += before.0;
+            self.timings.infer += before.1;
             open = again;
         }
         Ok(verdicts)
     }
 
-    fn verdict(&self, model: &Lease<Served>, states: &States) -> Result<Verdict, Error> {
-        let logits = model.model.engine().logits(&states.windows).map_err(|error| {
-            Error::Inference { model: self.entry.name.clone(), reason: error.to_string() }
-        })?;
+    fn verdict(&self, model: &Lease<Served>, read: &[Arc<States>]) -> Result<Verdict, Error> {
+        let mut logits = Vec::new();
+        for states in read {
+            let more = model.model.engine().logits(&states.windows);
+            logits.extend(more.map_err(|error| Error::Inference {
+                model: self.entry.name.clone(),
+                reason: error.to_string(),
+            })?);
+        }
         let aggregation = model.model.folder().manifest().aggregation;
         let logits: Box<[f32]> = aggregate(&logits, model.model.labels(), aggregation).into();
         let (first, confidence) = best(model.model.folder(), &logits);
         Ok(Verdict {
             logits,
-            tokens: states.tokens,
-            windows: states.windows.len(),
-            truncated: states.truncated,
+            tokens: read.iter().map(|states| states.tokens).sum(),
+            windows: read.iter().map(|states| states.windows.len()).sum(),
+            truncated: read.last().is_some_and(|states| states.truncated),
             first,
             confidence,
-            unknown_tokens: states.unknown_tokens,
+            unknown_tokens: read.iter().map(|states| states.unknown_tokens).sum(),
         })
     }
 

@@ -182,6 +182,61 @@ fn one_model_that_fails_spoils_no_other() {
 }
 
 #[test]
+fn a_long_text_is_read_whole_only_in_doubt() {
+    let dir = two_heads();
+    // Scores lie above 0, and at least one is below 1: the one has no doubt of anything, the other of all.
+    for (model, confidence_min) in [("bert", "0.0"), ("other", "1.0")] {
+        let skim = format!("[skim]\nwindows = 3\nconfidence_min = {confidence_min}\n");
+        manifest(dir.path(), model, &format!("long = \"skim\"\naggregation = \"mean\"\n{skim}"));
+    }
+    let server = Server::start(options(dir.path()));
+    for model in ["bert", "other"] {
+        assert_eq!(server.post(&format!("/v1/models/{model}/load"), &json!({})).status, 200);
+    }
+    let words: Vec<String> = (0..230).map(|at| format!("w{at}")).collect();
+    let mail = json!({"subject": "Figures", "body": words.join(" ")});
+    let answer = server.post("/v1/analyze", &json!({"input": mail})).json();
+    let (sure, unsure) = (&answer["results"]["bert"], &answer["results"]["other"]);
+    assert_eq!((&sure["windows"], &sure["truncated"]), (&json!(3), &json!(true)), "{answer}");
+    // What is read first is read once for both, and the rest only for the one in doubt.
+    let count =
+        |name: &str, label: &str| read(&server, &format!("postsort_{name}_total{{{label}}}"));
+    let both =
+        |name: &str| ["bert", "other"].map(|model| count(name, &format!("model=\"{model}\"")));
+    assert_eq!(both("state_cache_misses").iter().sum::<f64>(), 2.0);
+    assert_eq!(both("state_cache_hits").iter().sum::<f64>(), 1.0);
+    assert_eq!(count("skimmed_mails", "model=\"bert\",escalated=\"false\""), 1.0);
+    assert_eq!(count("skimmed_mails", "model=\"other\",escalated=\"true\""), 1.0);
+
+    // In doubt the answer is that of all windows.
+    let ask = |model: &str, input: &Value, long: &str| {
+        let asked = json!({"model": model, "inputs": [input], "long": long});
+        server.classify(&asked).json()["results"][0].clone()
+    };
+    let whole = ask("other", &mail, "window");
+    for key in ["windows", "tokens", "truncated"] {
+        assert_eq!(unsure[key], whole[key], "{key}");
+    }
+    assert!(whole["windows"].as_u64() > Some(3), "{whole}");
+    for (own, other) in unsure["labels"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .zip(whole["labels"].as_array().expect("a list"))
+    {
+        assert_eq!(own["label"], other["label"]);
+        let score = |label: &Value| label["score"].as_f64().expect("a number");
+        assert!((score(own) - score(other)).abs() < 1e-5, "{unsure} {whole}");
+    }
+    // What fits is read as ever, and nothing of it is counted.
+    let short = json!("Lunch at one?");
+    for model in ["bert", "other"] {
+        assert_eq!(ask(model, &short, "skim")["labels"], ask(model, &short, "window")["labels"]);
+    }
+    assert_eq!(count("skimmed_mails", "model=\"other\",escalated=\"true\""), 1.0);
+}
+
+#[test]
 fn a_cheaper_model_answers_where_it_is_sure() {
     let dir = two_heads();
     let inputs = [MAIL, "Lunch at one?", "WIN A PRIZE", "会议", "x"];

@@ -33,7 +33,7 @@ pub struct ClassifyRequest {
     /// How logits become scores; by the model's problem type unless given.
     #[schema(value_type = Option<String>, example = "softmax")]
     pub function_to_apply: Option<ScoreFunction>,
-    /// What to do with text beyond the model's limit: `truncate`, `head_tail`, `window`.
+    /// What to do with text beyond the model's limit: `truncate`, `head_tail`, `window`, `skim`.
     #[schema(value_type = Option<String>, example = "truncate")]
     pub long: Option<LongText>,
     /// Which request goes first: `interactive`, `normal` (the default), `bulk`.

@@ -38,7 +38,7 @@ pub(super) struct StreamQuery {
     /// `softmax`, `sigmoid` or `none`; by the model's problem type unless given.
     #[param(value_type = Option<String>)]
     function_to_apply: Option<ScoreFunction>,
-    /// `truncate`, `head_tail` or `window`; the model's way unless given.
+    /// `truncate`, `head_tail`, `window` or `skim`; the model's way unless given.
     #[param(value_type = Option<String>)]
     long: Option<LongText>,
     /// `false`: neither look into the result cache nor write to it.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use postsort_models::LongText;
 
-use super::Request;
+use super::{Excerpt, Request};
 use crate::catalog::{LeasedModel, Version};
 use crate::error::Error;
 use crate::input::Readable;
@@ -68,5 +68,7 @@ fn guess(version: &Version, bytes: usize, long: LongText) -> (usize, usize) {
     let (tokens, tokens_max) = (version.cost.guess_tokens(bytes), version.folder.tokens_max());
     let Some(rest) = tokens.checked_sub(tokens_max) else { return (1, tokens) };
     let more = (rest as f64 / (NEW_TEXT * tokens_max as f64)).ceil() as usize;
-    ((1 + more).min(long.windows_max()), tokens_max)
+    // Of a text that is skimmed what is read in any case: the rest asks anew.
+    let excerpt = Excerpt::first(long, version.folder.manifest());
+    ((1 + more).min(excerpt.windows_max(long.windows_max())), tokens_max)
 }

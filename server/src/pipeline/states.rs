@@ -8,7 +8,7 @@ use postsort_cache::{Claim, Digest, Lead, Lease, Weigh};
 use postsort_models::{Encoded, LongText, SharedEncoder};
 use tokio::sync::oneshot;
 
-use super::{Request, WAY_BACK, demand};
+use super::{Excerpt, Request, WAY_BACK, demand};
 use crate::catalog::{LeasedModel, Served};
 use crate::error::Error;
 use crate::input::Readable;
@@ -23,6 +23,8 @@ pub(super) struct States {
     pub(super) tokens: usize,
     /// Whether a part of the text was not read.
     pub(super) truncated: bool,
+    /// Whether there are windows to be read after these, if need be.
+    pub(super) more: bool,
     /// Tokens that the tokenizer does not know.
     pub(super) unknown_tokens: usize,
 }
@@ -56,18 +58,19 @@ pub(super) struct Running {
     done: oneshot::Receiver<Result<JobDone, JobError>>,
     tokens: usize,
     truncated: bool,
+    more: bool,
     unknown_tokens: usize,
 }
 
 impl Request {
-    /// Looks up, or has computed, what the model's encoder makes of each of the `wanted` texts; in
-    /// their order.
+    /// Looks up, or has computed, what the model's encoder makes of a part of each of the `wanted` texts;
+    /// in their order.
     pub(super) async fn begin_states(
         &mut self,
         model: &Lease<Served>,
         admission: &mut Admission<LeasedModel>,
         texts: &Arc<Vec<Readable>>,
-        wanted: Vec<usize>,
+        wanted: Vec<(usize, Excerpt)>,
         long: LongText,
     ) -> Result<Vec<Begun>, Error> {
         // One model alone would only keep its answers twice.
@@ -79,10 +82,10 @@ impl Request {
         };
         let shared = shared.zip(cache);
         let (mut begun, mut ours, mut leads) = (Vec::with_capacity(wanted.len()), vec![], vec![]);
-        for at in wanted {
+        for (at, excerpt) in wanted {
             let claim = shared.map(|(encoder, cache)| {
                 let tokenization = model.model.folder().tokenization();
-                let key = key(encoder, tokenization, &texts[at], long);
+                let key = key(encoder, tokenization, &texts[at], (long, excerpt));
                 cache.claim(key, self.options.priority as u8)
             });
             let lead = match claim {
@@ -99,7 +102,7 @@ impl Request {
             };
             begun.push(None);
             ours.push(at);
-            leads.push(lead);
+            leads.push((lead, excerpt));
         }
         if shared.is_some() {
             self.entry.metrics.states(begun.len() - ours.len(), ours.len());
@@ -117,11 +120,13 @@ impl Request {
         // → scheduler → engine
         let (mut running, mut jobs) = (Vec::with_capacity(leads.len()), Vec::new());
         let (queued_at, unknown) = (Instant::now(), model.model.tokenizer().unknown_id());
-        for (lead, Encoded { windows, tokens, truncated }) in leads.into_iter().zip(encoded) {
+        for ((lead, excerpt), encoded) in leads.into_iter().zip(encoded) {
+            let (Encoded { windows, tokens, truncated }, more) = excerpt.of(encoded);
             let (reply, done) = oneshot::channel();
             let ids = windows.iter().flat_map(|window| &window.ids);
             let unknown_tokens = ids.filter(|&&id| Some(id) == unknown).count();
-            running.push(Begun::Ours(Running { lead, done, tokens, truncated, unknown_tokens }));
+            let ours = Running { lead, done, tokens, truncated, more, unknown_tokens };
+            running.push(Begun::Ours(ours));
             let (model, priority) = (self.pipeline.catalog.leased(model), self.options.priority);
             let deadline = self.deadline - WAY_BACK;
             jobs.push(Job { model, windows, priority, deadline, queued_at, reply });
@@ -133,7 +138,7 @@ impl Request {
 
     /// Waits for the states.
     pub(super) async fn end_states(&mut self, begun: Begun) -> Result<Ended, Error> {
-        let Running { lead, done, tokens, truncated, unknown_tokens } = match begun {
+        let Running { lead, done, tokens, truncated, more, unknown_tokens } = match begun {
             Begun::Known(states) => return Ok(Ended::Known(states)),
             Begun::Theirs(states) => {
                 let clock = Instant::now();
@@ -156,7 +161,8 @@ impl Request {
         };
         self.timings.queue = self.timings.queue.max(done.queue_wait);
         self.timings.infer = self.timings.infer.max(done.infer);
-        let states = Arc::new(States { windows: done.states, tokens, truncated, unknown_tokens });
+        let windows = done.states;
+        let states = Arc::new(States { windows, tokens, truncated, more, unknown_tokens });
         if let Some(lead) = lead {
             lead.fulfil(&states);
         }
@@ -169,8 +175,8 @@ fn key(
     encoder: &SharedEncoder,
     tokenization: &[u8; 32],
     text: &Readable,
-    long: LongText,
+    (long, excerpt): (LongText, Excerpt),
 ) -> Digest {
     let text = text.digest().to_bytes();
-    Digest::of(&[encoder.key().as_bytes(), tokenization, &[long as u8], &text])
+    Digest::of(&[encoder.key().as_bytes(), tokenization, &[long as u8], &excerpt.mark(), &text])
 }

@@ -155,6 +155,7 @@ pub struct ModelMetrics {
     switches: Counter,
     shadow_mails: [Counter; 2],
     cascade_mails: [Counter; 2],
+    skimmed_mails: [Counter; 2],
     feedback: [Counter; 2],
 }
 
@@ -216,6 +217,8 @@ impl ModelMetrics {
                 .map(|agreed| counter_of(names::SHADOW_MAILS, "agreed", agreed)),
             cascade_mails: ["false", "true"]
                 .map(|escalated| counter_of(names::CASCADE_MAILS, "escalated", escalated)),
+            skimmed_mails: ["false", "true"]
+                .map(|escalated| counter_of(names::SKIMMED_MAILS, "escalated", escalated)),
             feedback: ["false", "true"].map(|agreed| counter_of(names::FEEDBACK, "agreed", agreed)),
         }
     }
@@ -296,6 +299,11 @@ impl ModelMetrics {
     pub(crate) fn cascade(&self, escalated: usize, spared: usize) {
         self.cascade_mails[1].increment(escalated as u64);
         self.cascade_mails[0].increment(spared as u64);
+    }
+
+    /// A long text was skimmed, or all of it read in the end.
+    pub(crate) fn skimmed(&self, whole: bool) {
+        self.skimmed_mails[usize::from(whole)].increment(1);
     }
 
     /// The model is gone: nothing of it is in memory, in whatever state.

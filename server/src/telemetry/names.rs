@@ -40,6 +40,7 @@ pub(super) const MODEL_SWITCHES: &str = "postsort_model_switches_total";
 pub(super) const SHADOW_MAILS: &str = "postsort_shadow_mails_total";
 pub(super) const FEEDBACK: &str = "postsort_feedback_total";
 pub(super) const CASCADE_MAILS: &str = "postsort_cascade_mails_total";
+pub(super) const SKIMMED_MAILS: &str = "postsort_skimmed_mails_total";
 pub(super) const ANSWER_MAILS: &str = "postsort_answer_mails";
 pub(super) const ANSWER_LABEL: &str = "postsort_answer_label_share";
 pub(super) const ANSWER_CONFIDENCE: &str = "postsort_answer_confidence_mean";
@@ -170,6 +171,11 @@ pub(super) const ALL: &[(&str, Kind, &str)] = {
         (SHADOW_MAILS, Counter, "Mails read by a revision on trial, by whether it agreed"),
         (FEEDBACK, Counter, "People's words on a verdict, by whether they agreed"),
         (CASCADE_MAILS, Counter, "Mails of a cascade, by whether the model itself had to answer"),
+        (
+            SKIMMED_MAILS,
+            Counter,
+            "Long texts that were skimmed, by whether all of it had to be read",
+        ),
         (ANSWER_MAILS, Gauge, "Mails of the last hour that the following are of"),
         (ANSWER_LABEL, Gauge, "Share of a label among first labels"),
         (ANSWER_CONFIDENCE, Gauge, "Mean score of the first label"),
