@@ -15,6 +15,9 @@ use crate::seat::Seat;
 /// How long a worker that has just computed, or was roused, looks for the next pass before it
 /// sleeps: waking it costs 5–50 µs, which back-to-back passes should not pay.
 const SPIN: Duration = Duration::from_micros(50);
+/// How long it then goes on to look, letting whoever wants its CPU have it each time: of a virtual machine
+/// a CPU that has nothing to do is halted, and rousing it costs the caller 20 µs and more of his own time.
+const LINGER: Duration = Duration::from_micros(200);
 /// Looks at what another thread is to finish before the CPU is offered to others.
 const SPINS: u32 = 5_000;
 
@@ -225,7 +228,11 @@ fn work(shared: &Shared, index: usize) {
         while shared.epoch.load(SeqCst) == seen {
             looks = looks.wrapping_add(1);
             std::hint::spin_loop();
-            if looks.is_multiple_of(64) && began.elapsed() > SPIN {
+            if !looks.is_multiple_of(64) {
+                continue;
+            }
+            let looked = began.elapsed();
+            if looked > SPIN + LINGER {
                 sleeping.store(true, SeqCst);
                 // The epoch is read again after the flag is set, so no job is slept through.
                 while shared.epoch.load(SeqCst) == seen && sleeping.load(SeqCst) {
@@ -233,6 +240,8 @@ fn work(shared: &Shared, index: usize) {
                 }
                 sleeping.store(false, SeqCst);
                 began = Instant::now();
+            } else if looked > SPIN {
+                std::thread::yield_now();
             }
         }
         seen = shared.epoch.load(SeqCst);

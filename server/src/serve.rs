@@ -8,6 +8,7 @@ use axum::serve::ListenerExt;
 use postsort_cache::SharedCache;
 use postsort_store::Store;
 use tokio::net::TcpListener;
+use tower::make::Shared;
 
 use crate::config::Config;
 use crate::error::Error;
@@ -61,11 +62,11 @@ pub async fn run(
     };
     // Small answers must not wait for more to come (Nagle's algorithm).
     let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
-    let routes = router(app);
-    let tcp = axum::serve(listener, routes.clone()).with_graceful_shutdown(told());
+    let service = Shared::new(router(app));
+    let tcp = axum::serve(listener, service.clone()).with_graceful_shutdown(told());
     let unix = async {
         let Some((listener, _file)) = unix else { return Ok(()) };
-        axum::serve(listener, routes).with_graceful_shutdown(told()).await
+        axum::serve(listener, service).with_graceful_shutdown(told()).await
     };
     let serving = async { tokio::try_join!(tcp.into_future(), unix) };
     let overdue = async {

@@ -5,10 +5,8 @@
 //! kept by the browser for ever.
 
 use std::io::Write;
-use std::sync::Arc;
 use std::sync::LazyLock;
 
-use axum::Router;
 use axum::extract::Path;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
@@ -18,7 +16,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use postsort_cache::Digest;
 
-use super::App;
+use super::routes::Routes;
 use crate::error::Error;
 
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
@@ -65,8 +63,8 @@ struct Asset {
     gzip: Bytes,
 }
 
-pub(super) fn routes() -> Router<Arc<App>> {
-    Router::new().route("/", get(page)).route("/assets/{hash}/{file}", get(file))
+pub(super) fn routes() -> Routes {
+    Routes::default().route("/", get(page)).route("/assets/{hash}/{file}", get(file))
 }
 
 async fn page(headers: HeaderMap) -> Response {

@@ -1,84 +1,147 @@
 //! Every request is counted, timed, weighed and told of, whatever endpoint it asks, and one that panics
-//! is answered: one layer, for each is paid for by every request, in boxes and copies of what is below.
+//! is answered: one service around all others, without a box of its own, for each is paid for by every request.
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use axum::body::{Body, Bytes, HttpBody};
-use axum::extract::{MatchedPath, Request};
+use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
+use futures_util::future::CatchUnwind;
 use http_body_util::BodyExt;
-use tower::{Layer, Service};
+use pin_project_lite::pin_project;
+use tower::Service;
 
+use super::App;
+use super::linger::{self, SharedBody};
+use super::routes::Patterns;
 use super::trace::Identity;
-use super::{App, linger};
 use crate::error::Error;
-use crate::telemetry::{ByteCounter, noting, take_notes};
+use crate::telemetry::{ByteCounter, EndpointId, Notes, Noting, notes_of, noting};
 
 /// Measures what is below it.
-#[derive(Clone)]
-pub(super) struct MeasureLayer(pub(super) Arc<App>);
-
-/// Measures `inner`.
-#[derive(Clone)]
-pub(super) struct Measured<S> {
+#[derive(Clone, Debug)]
+pub struct Measured<S> {
     app: Arc<App>,
+    patterns: Patterns,
     inner: S,
 }
 
-impl<S> Layer<S> for MeasureLayer {
-    type Service = Measured<S>;
+pin_project! {
+    /// An answer that is measured.
+    pub struct MeasuredAnswer<F> {
+        #[pin]
+        answer: Noting<CatchUnwind<AssertUnwindSafe<F>>>,
+        in_flight: InFlight,
+        identity: Identity,
+        // Of a body that may not be read to its end.
+        rest: Option<SharedBody>,
+        // A refusal, while what is left of the body is read.
+        refusal: Option<(Response, Pin<Box<dyn Future<Output = ()> + Send>>)>,
+    }
+}
 
-    fn layer(&self, inner: S) -> Measured<S> {
-        Measured { app: Arc::clone(&self.0), inner }
+/// A request being answered. Dropped unanswered, its client has gone away.
+struct InFlight {
+    app: Arc<App>,
+    endpoint: EndpointId,
+    started: Instant,
+    answered: bool,
+}
+
+impl<S> Measured<S> {
+    pub(super) fn new(app: Arc<App>, patterns: Patterns, inner: S) -> Self {
+        Self { app, patterns, inner }
     }
 }
 
 impl<S> Service<Request> for Measured<S>
 where
     S: Service<Request, Response = Response, Error = Infallible>,
-    S::Future: Send + 'static,
 {
     type Response = Response;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+    type Future = MeasuredAnswer<S::Future>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(context)
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        let app = Arc::clone(&self.app);
-        // The route's pattern, which a client cannot make up.
-        let route = request.extensions().get().map_or("unknown", MatchedPath::as_str);
-        let endpoint = app.http_metrics.endpoint(route);
+        let metrics = &self.app.http_metrics;
+        let endpoint = metrics.endpoint(self.patterns.of(request.uri().path()));
+        let in_flight = InFlight::new(Arc::clone(&self.app), endpoint);
         let identity = Identity::of(&request);
-        let request = request.map(|body| weighed(body, app.http_metrics.request_bytes(endpoint)));
+        let request = request.map(|body| weighed(body, metrics.request_bytes(endpoint)));
         let (request, rest) = linger::with_rest(request);
-        let answer = self.inner.call(request);
-        let request_id = identity.request_id();
-        Box::pin(noting(request_id, async move {
-            let in_flight = app.http_metrics.begin(endpoint);
-            let response = match AssertUnwindSafe(answer).catch_unwind().await {
+        let answer = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
+        let answer = noting(identity.request_id(), answer);
+        MeasuredAnswer { answer, in_flight, identity, rest, refusal: None }
+    }
+}
+
+impl<F> Future for MeasuredAnswer<F>
+where
+    F: Future<Output = Result<Response, Infallible>>,
+{
+    type Output = Result<Response, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        if this.refusal.is_none() {
+            let response = match ready!(this.answer.as_mut().poll(context)) {
                 Ok(Ok(response)) => response,
                 Err(_) => Error::Internal.into_response(),
             };
-            if let Some(rest) = rest.filter(|_| !response.status().is_success()) {
-                let bytes_max = app.pipeline.limits.body_bytes_max.saturating_mul(4);
-                linger::read_rest(rest, bytes_max).await;
-            }
-            let mut response = response.map(|body| weighed(body, in_flight.response_bytes()));
-            identity.mark(&mut response);
-            let (endpoint, status) = (in_flight.endpoint(), response.status().as_u16());
-            let duration = in_flight.answered(status);
-            app.tracer.tell(identity, endpoint, (status, duration), take_notes());
-            Ok(response)
-        }))
+            let rest = this.rest.take().filter(|_| !response.status().is_success());
+            let Some(rest) = rest else {
+                let notes = notes_of(this.answer);
+                return Poll::Ready(Ok(this.in_flight.answered(this.identity, response, notes)));
+            };
+            let bytes_max = this.in_flight.app.pipeline.limits.body_bytes_max.saturating_mul(4);
+            *this.refusal = Some((response, Box::pin(linger::read_rest(rest, bytes_max))));
+        }
+        if let Some((_, reading)) = this.refusal {
+            ready!(reading.as_mut().poll(context));
+        }
+        let response = this.refusal.take().map_or_else(Response::default, |(response, _)| response);
+        let notes = notes_of(this.answer);
+        Poll::Ready(Ok(this.in_flight.answered(this.identity, response, notes)))
+    }
+}
+
+impl InFlight {
+    fn new(app: Arc<App>, endpoint: EndpointId) -> Self {
+        app.http_metrics.begun(endpoint);
+        Self { app, endpoint, started: Instant::now(), answered: false }
+    }
+
+    /// The response's head is ready.
+    fn answered(&mut self, identity: &Identity, response: Response, notes: Notes) -> Response {
+        let metrics = &self.app.http_metrics;
+        let mut response =
+            response.map(|body| weighed(body, metrics.response_bytes(self.endpoint)));
+        identity.mark(&mut response);
+        let (now, status) = (Instant::now(), response.status().as_u16());
+        let took = now.saturating_duration_since(self.started);
+        metrics.answered(self.endpoint, status, now, took);
+        self.answered = true;
+        self.app.tracer.tell(identity, metrics.name(self.endpoint), (status, took), notes);
+        response
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.app.http_metrics.gone(self.endpoint);
+        }
     }
 }
 
@@ -103,9 +166,9 @@ mod tests {
     use axum::extract::Request;
     use axum::http::StatusCode;
     use axum::response::Response;
-    use tower::{Layer, Service, service_fn};
+    use tower::{Service, service_fn};
 
-    use super::{App, MeasureLayer};
+    use super::{App, Measured, Patterns};
     use crate::config::Options;
     use crate::pipeline::Pipeline;
 
@@ -120,7 +183,8 @@ mod tests {
             assert_ne!(request.uri().path(), "/", "a mistake of ours");
             Ok::<_, Infallible>(Response::default())
         };
-        let mut service = MeasureLayer(Arc::clone(&app)).layer(service_fn(handler));
+        let inner = service_fn(handler);
+        let mut service = Measured::new(Arc::clone(&app), Patterns::default(), inner);
         let Ok(response) = service.call(Request::default()).await;
         assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
         assert!(response.headers().contains_key("x-request-id"));

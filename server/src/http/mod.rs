@@ -16,6 +16,7 @@ mod metrics;
 mod models;
 mod oip;
 mod openapi;
+mod routes;
 mod stats;
 mod stream;
 mod tei;
@@ -40,7 +41,8 @@ use crate::telemetry::HttpMetrics;
 pub(crate) use body::parse;
 pub use classify::{ClassifyRequest, ClassifyResponse, ClassifyResult, Presentation};
 pub(crate) use error::error_json;
-use measure::MeasureLayer;
+use measure::Measured;
+use routes::Routes;
 pub(crate) use stats::{Hour, HourObjectives, ModelSums, StatsResponse};
 pub use trace::Tracer;
 
@@ -110,11 +112,11 @@ impl Life {
     }
 }
 
-/// All routes with their layers.
-pub fn router(app: Arc<App>) -> Router {
+/// All routes, measured.
+pub fn router(app: Arc<App>) -> Measured<Router> {
     // Only where it may change anything: every layer costs every request a box.
     let own_form = from_fn(error::in_the_protocols_own_form);
-    Router::new()
+    let routes = Routes::default()
         .route("/v1/analyze", post(analyze::analyze))
         .route("/v1/classify", post(classify::classify))
         .route("/v1/classify/stream", post(stream::classify_stream))
@@ -130,8 +132,8 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/feedback", post(feedback::feedback))
         .route("/v1/history", get(history::history))
         .route("/v1/stats", get(stats::stats))
-        .merge(tei::routes().layer(own_form.clone()))
-        .merge(oip::routes().layer(own_form.clone()))
+        .merge(tei::routes().with(|routes| routes.layer(own_form.clone())))
+        .merge(oip::routes().with(|routes| routes.layer(own_form.clone())))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
         .route("/health", get(health::health))
@@ -139,11 +141,14 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/metrics", get(metrics::metrics))
         .route("/api/metrics", get(metrics::summary))
         .merge(dashboard::routes())
-        .merge(openapi::routes())
+        .merge(openapi::routes());
+    let patterns = routes.patterns();
+    let router = routes
+        .router
         .fallback(unknown_endpoint.layer(own_form.clone()))
         .method_not_allowed_fallback(unknown_endpoint.layer(own_form))
-        .layer(MeasureLayer(Arc::clone(&app)))
-        .with_state(app)
+        .with_state(Arc::clone(&app));
+    Measured::new(app, patterns, router)
 }
 
 async fn unknown_endpoint(method: Method, uri: Uri) -> Error {

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
@@ -16,24 +15,24 @@ use super::body::IgnoredBody;
 use super::call::Call;
 use super::classify::bounded;
 use super::json::Json;
+use super::routes::Routes;
 use crate::catalog::Entry;
 use crate::error::Error;
 use crate::input::Input;
 use crate::pipeline::ClassifyOptions;
 
-pub(super) fn routes() -> Router<Arc<App>> {
-    let versioned = |suffix: &str| format!("/v2/models/{{model}}/versions/{{version}}{suffix}");
-    Router::new()
+pub(super) fn routes() -> Routes {
+    Routes::default()
         .route("/v2", get(server))
         .route("/v2/", get(server))
         .route("/v2/health/live", get(live))
         .route("/v2/health/ready", get(super::health::readyz))
         .route("/v2/models/{model}", get(metadata))
-        .route(&versioned(""), get(metadata))
+        .route("/v2/models/{model}/versions/{version}", get(metadata))
         .route("/v2/models/{model}/ready", get(ready))
-        .route(&versioned("/ready"), get(ready))
+        .route("/v2/models/{model}/versions/{version}/ready", get(ready))
         .route("/v2/models/{model}/infer", post(infer))
-        .route(&versioned("/infer"), post(infer))
+        .route("/v2/models/{model}/versions/{version}/infer", post(infer))
         .route("/v2/models/{model}/stats", get(stats))
         .route("/v2/repository/index", post(index))
         .route("/v2/repository/models/{model}/load", post(load))

@@ -1,13 +1,12 @@
 //! The API described: `/openapi.json`, and a page to try it at `/docs`.
 
-use std::sync::Arc;
-
 use axum::Router;
 use utoipa::OpenApi;
 use utoipa_swagger_ui::SwaggerUi;
 
+use super::routes::Routes;
 use super::{
-    App, analyze, classify, feedback, health, history, metrics, models, oip, stats, stream, tei,
+    analyze, classify, feedback, health, history, metrics, models, oip, stats, stream, tei,
 };
 
 #[derive(OpenApi)]
@@ -30,6 +29,8 @@ use super::{
 )]
 struct Api;
 
-pub(super) fn routes() -> Router<Arc<App>> {
-    Router::new().merge(SwaggerUi::new("/docs").url("/openapi.json", Api::openapi()))
+pub(super) fn routes() -> Routes {
+    let pages = SwaggerUi::new("/docs").url("/openapi.json", Api::openapi());
+    let patterns = ["/docs", "/docs/", "/docs/{*rest}", "/openapi.json"];
+    Routes::foreign(Router::new().merge(pages), &patterns)
 }

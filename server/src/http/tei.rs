@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
@@ -16,12 +15,13 @@ use super::App;
 use super::call::Call;
 use super::classify::{LabelScore, bounded, named};
 use super::json::Json;
+use super::routes::Routes;
 use crate::error::Error;
 use crate::input::Input;
 use crate::pipeline::{Classified, ClassifyOptions};
 
-pub(super) fn routes() -> Router<Arc<App>> {
-    Router::new()
+pub(super) fn routes() -> Routes {
+    Routes::default()
         .route("/predict", post(predict))
         .route("/models/{model}/predict", post(predict_by))
         .route("/info", get(info))

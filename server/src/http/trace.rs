@@ -47,11 +47,12 @@ impl Tracer {
     /// decision.
     pub(super) fn tell(
         &self,
-        Identity { context, request_id, method }: Identity,
+        identity: &Identity,
         endpoint: &str,
         (status, duration): (u16, Duration),
         notes: Notes,
     ) {
+        let Identity { context, request_id, method } = identity;
         tracing::debug!(request_id = &*request_id.text(), endpoint, status, ?duration, "answered");
         let slow = duration >= self.settings.slow_request;
         let failed = status >= 500;
@@ -64,8 +65,8 @@ impl Tracer {
             return;
         }
         let trace = RequestTrace {
-            context,
-            request_id,
+            context: *context,
+            request_id: request_id.clone(),
             method,
             endpoint: endpoint.to_owned(),
             status,
@@ -98,7 +99,7 @@ impl Tracer {
 fn log(trace: &RequestTrace, what: &'static str) {
     let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
     let note = trace.notes.first();
-    let stage = |at: usize| note.map(|note| ms(note.stages[at].1));
+    let stage = |at: usize| note.map(|note| ms(note.stages[at]));
     tracing::warn!(
         request_id = &*trace.request_id.text(),
         trace_id = format!("{:032x}", trace.context.trace_id),

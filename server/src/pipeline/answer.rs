@@ -7,6 +7,7 @@ use postsort_cache::{Digest, Weigh};
 
 use super::Explanation;
 use crate::catalog::{Entry, Version};
+use crate::telemetry::STAGES;
 
 /// A request's answer.
 #[derive(Clone, Debug)]
@@ -139,17 +140,10 @@ impl Timings {
         }
     }
 
-    /// In the order in which they take place.
+    /// As [`STAGES`] name them.
     #[must_use]
-    pub const fn stages(&self) -> [(&'static str, Duration); 6] {
-        [
-            ("decode", self.decode),
-            ("cache", self.cache),
-            ("load", self.load),
-            ("tokenize", self.tokenize),
-            ("queue", self.queue),
-            ("infer", self.infer),
-        ]
+    pub const fn stages(&self) -> [Duration; STAGES.len()] {
+        [self.decode, self.cache, self.load, self.tokenize, self.queue, self.infer]
     }
 }
 

@@ -60,15 +60,6 @@ pub struct EndpointSummary {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct EndpointId(usize);
 
-/// A request being answered. Dropped unanswered, its client has gone away.
-#[derive(Debug)]
-pub(crate) struct InFlight<'a> {
-    http: &'a HttpMetrics,
-    endpoint: &'a Endpoint,
-    started: Instant,
-    answered: bool,
-}
-
 /// Counts bytes of a body whose size is known only at its end.
 #[derive(Clone, Debug)]
 pub(crate) struct ByteCounter(Counter);
@@ -91,11 +82,35 @@ impl HttpMetrics {
         &self.endpoints.at(endpoint.0).request_bytes
     }
 
-    /// A request that is answered from now on.
-    pub(crate) fn begin(&self, endpoint: EndpointId) -> InFlight<'_> {
+    /// Counts what a response's body takes.
+    pub(crate) fn response_bytes(&self, endpoint: EndpointId) -> &ByteCounter {
+        &self.endpoints.at(endpoint.0).response_bytes
+    }
+
+    /// The endpoint's pattern.
+    pub(crate) fn name(&self, endpoint: EndpointId) -> &str {
+        &self.endpoints.at(endpoint.0).name
+    }
+
+    /// A request is answered from now on: [`Self::answered`] or [`Self::gone`] has to follow.
+    pub(crate) fn begun(&self, endpoint: EndpointId) {
+        self.endpoints.at(endpoint.0).in_flight.own().fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The response's head was ready at `now`.
+    pub(crate) fn answered(&self, endpoint: EndpointId, status: u16, now: Instant, took: Duration) {
         let endpoint = self.endpoints.at(endpoint.0);
-        endpoint.in_flight.own().fetch_add(1, Ordering::Relaxed);
-        InFlight { http: self, endpoint, started: Instant::now(), answered: false }
+        endpoint.in_flight.own().fetch_sub(1, Ordering::Relaxed);
+        endpoint.count(&self.metrics, status);
+        endpoint.duration.time(took);
+        endpoint.window.record_at(now, took, status >= 500);
+    }
+
+    /// The client went away before the answer.
+    pub(crate) fn gone(&self, endpoint: EndpointId) {
+        let endpoint = self.endpoints.at(endpoint.0);
+        endpoint.in_flight.own().fetch_sub(1, Ordering::Relaxed);
+        endpoint.count(&self.metrics, CLIENT_CLOSED_REQUEST);
     }
 
     /// Every endpoint that was asked so far.
@@ -150,37 +165,6 @@ impl Endpoint {
             totals: self.window.totals(),
             last_minute: self.window.summary(),
             recent: self.window.recent(),
-        }
-    }
-}
-
-impl<'a> InFlight<'a> {
-    /// The endpoint's name.
-    pub(crate) fn endpoint(&self) -> &'a str {
-        &self.endpoint.name
-    }
-
-    /// The response's head is ready; how long that took.
-    pub(crate) fn answered(mut self, status: u16) -> Duration {
-        self.answered = true;
-        let now = Instant::now();
-        let duration = now.saturating_duration_since(self.started);
-        self.endpoint.count(&self.http.metrics, status);
-        self.endpoint.duration.time(duration);
-        self.endpoint.window.record_at(now, duration, status >= 500);
-        duration
-    }
-
-    pub(crate) fn response_bytes(&self) -> &ByteCounter {
-        &self.endpoint.response_bytes
-    }
-}
-
-impl Drop for InFlight<'_> {
-    fn drop(&mut self) {
-        self.endpoint.in_flight.own().fetch_sub(1, Ordering::Relaxed);
-        if !self.answered {
-            self.endpoint.count(&self.http.metrics, CLIENT_CLOSED_REQUEST);
         }
     }
 }

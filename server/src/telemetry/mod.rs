@@ -32,13 +32,13 @@ pub use metrics::Metrics;
 pub use model_metrics::{ModelMetrics, ModelTally, Outcome, RejectReason, Stage};
 pub use otlp::{TraceCounts, TraceExporter};
 pub use slo::{Objectives, SloOptions, SloWatch, Verdict};
-pub use trace::{ModelNote, Notes, RequestId, RequestTrace, TraceContext};
+pub use trace::{ModelNote, Notes, RequestId, RequestTrace, STAGES, TraceContext};
 pub use trace_settings::{TraceOptions, TraceSettings};
 pub use vitals::{RuntimeReading, Vitals};
 
 pub(crate) use alarms::{Situation, alarms};
-pub(crate) use http_metrics::ByteCounter;
+pub(crate) use http_metrics::{ByteCounter, EndpointId};
 pub(crate) use metrics::Readings;
 pub(crate) use shared_metrics::SharedMetrics;
 pub(crate) use store_metrics::StoreMetrics;
-pub(crate) use trace::{note, noting, request_id, take_notes};
+pub(crate) use trace::{Noting, note, notes_of, noting, request_id};

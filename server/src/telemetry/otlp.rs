@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde_json::{Value, json};
 
 use super::model_metrics::Outcome;
-use super::trace::{ModelNote, RequestTrace};
+use super::trace::{ModelNote, RequestTrace, STAGES};
 use crate::error::Error;
 
 const QUEUED_MAX: usize = 2048;
@@ -134,7 +134,8 @@ fn spans(trace: &RequestTrace) -> Vec<Value> {
         let id = context.child(number);
         spans.push(model_span(trace, note, id));
         let mut started = began(trace, note);
-        for (stage, duration) in note.stages.iter().filter(|(_, duration)| !duration.is_zero()) {
+        let stages = STAGES.iter().zip(&note.stages);
+        for (stage, duration) in stages.filter(|(_, duration)| !duration.is_zero()) {
             number += 1;
             let stage_id = context.child(number);
             spans.push(span(trace, stage_id, Some(id), stage, started, *duration));

@@ -5,10 +5,13 @@
 
 use std::cell::RefCell;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use axum::http::HeaderValue;
+use compact_str::CompactString;
+use smallvec::SmallVec;
 use tokio::task::futures::TaskLocalFuture;
 
 use super::model_metrics::Outcome;
@@ -38,8 +41,8 @@ pub enum RequestId {
 /// What a model did for a request.
 #[derive(Clone, Debug)]
 pub struct ModelNote {
-    /// The model.
-    pub model: Arc<str>,
+    /// The model. Most names are short enough to need no memory of their own.
+    pub model: CompactString,
     /// How it ended.
     pub outcome: Outcome,
     /// Mails asked about.
@@ -48,9 +51,12 @@ pub struct ModelNote {
     pub started: Instant,
     /// All of it.
     pub total: Duration,
-    /// Its parts, in the order in which they took place; zero ones did not.
-    pub stages: [(&'static str, Duration); 6],
+    /// Its [`STAGES`]; zero ones did not take place.
+    pub stages: [Duration; STAGES.len()],
 }
+
+/// Parts of what a model does for a request, in the order in which they take place.
+pub const STAGES: [&str; 6] = ["decode", "cache", "load", "tokenize", "queue", "infer"];
 
 /// A request that has ended.
 #[derive(Clone, Debug)]
@@ -75,9 +81,8 @@ pub struct RequestTrace {
     pub notes: Notes,
 }
 
-/// What models did for one request: nearly always one. Not in place, for a request's future is copied
-/// on its way down.
-pub type Notes = Vec<ModelNote>;
+/// What models did for one request: nearly always one.
+pub type Notes = SmallVec<[ModelNote; 1]>;
 
 /// The request that a task answers.
 pub(crate) struct Scope {
@@ -89,14 +94,17 @@ tokio::task_local! {
     static SCOPE: Scope;
 }
 
-/// Runs a request that has a name, for which models may note what they do.
-pub(crate) fn noting<F: Future>(request_id: RequestId, request: F) -> TaskLocalFuture<Scope, F> {
+/// A request that has a name, for which models may note what they do.
+pub(crate) type Noting<F> = TaskLocalFuture<Scope, F>;
+
+/// Runs such a request.
+pub(crate) fn noting<F: Future>(request_id: RequestId, request: F) -> Noting<F> {
     SCOPE.scope(Scope { request_id, notes: RefCell::default() }, request)
 }
 
-/// What was noted so far for the request that this task answers.
-pub(crate) fn take_notes() -> Notes {
-    SCOPE.try_with(|scope| scope.notes.take()).unwrap_or_default()
+/// What was noted for a request that has been answered.
+pub(crate) fn notes_of<F>(request: Pin<&mut Noting<F>>) -> Notes {
+    request.take_value().map(|scope| scope.notes.into_inner()).unwrap_or_default()
 }
 
 /// Notes what a model did; outside of a request nothing happens.
