@@ -53,7 +53,7 @@ ROWS = [
         ("Distance from the model's reference", "none", "timeseries", [(f"postsort_drift{M}", "{{model}} {{of}}")]),
         ("Mails: tokens, unknown tokens", "none", "timeseries", [(f"postsort_answer_tokens_mean{M}", "{{model}} tokens"), (f"100 * postsort_answer_unknown_token_share{M}", "{{model}} unknown, per cent"), (f"postsort_answer_mails{M}", "{{model}} mails of the last hour")]),
         ("Agreement: of people, of a revision on trial", "percentunit", "timeseries", [(f"sum by (model) (increase(postsort_{what}_total{M[:-1]},agreed=\"true\"}}[1h])) / sum by (model) (increase(postsort_{what}_total{M}[1h]))", f"{{{{model}}}} {who}") for what, who in (("feedback", "people"), ("shadow_mails", "on trial"))]),
-        ("Cascade: share that the model itself had to answer", "percentunit", "timeseries", [(f"sum by (model) (rate(postsort_cascade_mails_total{M[:-1]},escalated=\"true\"}}{RATE})) / sum by (model) (rate(postsort_cascade_mails_total{M}{RATE}))", "{{model}}")]),
+        ("Escalated: share of a cascade's mails, of long mails skimmed", "percentunit", "timeseries", [(f"sum by (model) (rate(postsort_{what}_mails_total{M[:-1]},escalated=\"true\"}}{RATE})) / sum by (model) (rate(postsort_{what}_mails_total{M}{RATE}))", f"{{{{model}}}} {what}") for what in ("cascade", "skimmed")]),
     ]),
     ("Models and memory", [
         ("Models' memory against the budget", "bytes", "timeseries", [(f"postsort_model_resident_bytes{M} > 0", "{{model}} {{device}}"), (f"postsort_memory_used_bytes{S}", "all {{device}}"), (f"postsort_memory_budget_bytes{S}", "budget {{device}}")]),
