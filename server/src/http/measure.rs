@@ -26,11 +26,17 @@ use crate::error::Error;
 use crate::telemetry::{ByteCounter, EndpointId, Notes, Noting, notes_of, noting};
 
 /// Measures what is below it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Measured<S> {
+    own: Arc<Own>,
+    inner: S,
+}
+
+/// Each connection's: requests count who uses it, and connections of two threads must not count in one place.
+#[derive(Clone, Debug)]
+struct Own {
     app: Arc<App>,
     patterns: Patterns,
-    inner: S,
 }
 
 pin_project! {
@@ -49,7 +55,7 @@ pin_project! {
 
 /// A request being answered. Dropped unanswered, its client has gone away.
 struct InFlight {
-    app: Arc<App>,
+    own: Arc<Own>,
     endpoint: EndpointId,
     started: Instant,
     answered: bool,
@@ -57,7 +63,13 @@ struct InFlight {
 
 impl<S> Measured<S> {
     pub(super) fn new(app: Arc<App>, patterns: Patterns, inner: S) -> Self {
-        Self { app, patterns, inner }
+        Self { own: Arc::new(Own { app, patterns }), inner }
+    }
+}
+
+impl<S: Clone> Clone for Measured<S> {
+    fn clone(&self) -> Self {
+        Self { own: Arc::new(Own::clone(&self.own)), inner: self.inner.clone() }
     }
 }
 
@@ -74,9 +86,9 @@ where
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        let metrics = &self.app.http_metrics;
-        let endpoint = metrics.endpoint(self.patterns.of(request.uri().path()));
-        let in_flight = InFlight::new(Arc::clone(&self.app), endpoint);
+        let metrics = &self.own.app.http_metrics;
+        let endpoint = metrics.endpoint(self.own.patterns.of(request.uri().path()));
+        let in_flight = InFlight::new(Arc::clone(&self.own), endpoint);
         let identity = Identity::of(&request);
         let request = request.map(|body| weighed(body, metrics.request_bytes(endpoint)));
         let (request, rest) = linger::with_rest(request);
@@ -104,7 +116,7 @@ where
                 let notes = notes_of(this.answer);
                 return Poll::Ready(Ok(this.in_flight.answered(this.identity, response, notes)));
             };
-            let bytes_max = this.in_flight.app.pipeline.limits.body_bytes_max.saturating_mul(4);
+            let bytes_max = this.in_flight.own.app.pipeline.limits.body_bytes_max.saturating_mul(4);
             *this.refusal = Some((response, Box::pin(linger::read_rest(rest, bytes_max))));
         }
         if let Some((_, reading)) = this.refusal {
@@ -117,14 +129,14 @@ where
 }
 
 impl InFlight {
-    fn new(app: Arc<App>, endpoint: EndpointId) -> Self {
-        app.http_metrics.begun(endpoint);
-        Self { app, endpoint, started: Instant::now(), answered: false }
+    fn new(own: Arc<Own>, endpoint: EndpointId) -> Self {
+        own.app.http_metrics.begun(endpoint);
+        Self { own, endpoint, started: Instant::now(), answered: false }
     }
 
     /// The response's head is ready.
     fn answered(&mut self, identity: &Identity, response: Response, notes: Notes) -> Response {
-        let metrics = &self.app.http_metrics;
+        let metrics = &self.own.app.http_metrics;
         let mut response =
             response.map(|body| weighed(body, metrics.response_bytes(self.endpoint)));
         identity.mark(&mut response);
@@ -132,7 +144,7 @@ impl InFlight {
         let took = now.saturating_duration_since(self.started);
         metrics.answered(self.endpoint, status, now, took);
         self.answered = true;
-        self.app.tracer.tell(identity, metrics.name(self.endpoint), (status, took), notes);
+        self.own.app.tracer.tell(identity, metrics.name(self.endpoint), (status, took), notes);
         response
     }
 }
@@ -140,7 +152,7 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         if !self.answered {
-            self.app.http_metrics.gone(self.endpoint);
+            self.own.app.http_metrics.gone(self.endpoint);
         }
     }
 }

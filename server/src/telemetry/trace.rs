@@ -84,8 +84,11 @@ pub struct RequestTrace {
 /// What models did for one request: nearly always one.
 pub type Notes = SmallVec<[ModelNote; 1]>;
 
-/// The request that a task answers.
-pub(crate) struct Scope {
+/// The request that a task answers. In a box: it is put in its place and taken out again each time that the
+/// request goes on.
+pub(crate) struct Scope(Box<Noted>);
+
+struct Noted {
     request_id: RequestId,
     notes: RefCell<Notes>,
 }
@@ -99,22 +102,22 @@ pub(crate) type Noting<F> = TaskLocalFuture<Scope, F>;
 
 /// Runs such a request.
 pub(crate) fn noting<F: Future>(request_id: RequestId, request: F) -> Noting<F> {
-    SCOPE.scope(Scope { request_id, notes: RefCell::default() }, request)
+    SCOPE.scope(Scope(Box::new(Noted { request_id, notes: RefCell::default() })), request)
 }
 
 /// What was noted for a request that has been answered.
 pub(crate) fn notes_of<F>(request: Pin<&mut Noting<F>>) -> Notes {
-    request.take_value().map(|scope| scope.notes.into_inner()).unwrap_or_default()
+    request.take_value().map(|scope| scope.0.notes.into_inner()).unwrap_or_default()
 }
 
 /// Notes what a model did; outside of a request nothing happens.
 pub(crate) fn note(note: impl FnOnce() -> ModelNote) {
-    let _ = SCOPE.try_with(|scope| scope.notes.borrow_mut().push(note()));
+    let _ = SCOPE.try_with(|scope| scope.0.notes.borrow_mut().push(note()));
 }
 
 /// The id of the request that this task answers.
 pub(crate) fn request_id() -> Option<RequestId> {
-    SCOPE.try_with(|scope| scope.request_id.clone()).ok()
+    SCOPE.try_with(|scope| scope.0.request_id.clone()).ok()
 }
 
 impl RequestId {
