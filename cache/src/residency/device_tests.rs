@@ -1,6 +1,7 @@
 //! Two devices: the first is sound, the second runs out of memory on cue.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -29,6 +30,8 @@ struct Shared {
 }
 
 const MEMORY_BYTES: u64 = 100;
+/// Of every model.
+const LOAD: Duration = Duration::from_millis(5);
 
 /// Takes memory for as long as it lives.
 #[derive(Debug)]
@@ -49,6 +52,8 @@ impl Source for Shared {
         Ok(Needs { device: model.device, own_bytes: model.bytes, shared: None })
     }
     fn load(&self, model: &Arc<Sized>, device: usize) -> Result<(Self::Model, Needs), Self::Error> {
+        // What a model is worth follows how long its load took, which must not be chance.
+        std::thread::sleep(LOAD);
         let needs = self.estimate(model)?;
         if device == 0 {
             return Ok((None, needs));
