@@ -36,28 +36,27 @@ impl Encoded {
     /// Of a text that is read in more than `count` windows so many, spread evenly over it, and whether
     /// there are others.
     #[must_use]
-    pub fn skimmed(mut self, count: usize) -> (Self, bool) {
-        let among = spread(self.windows.len(), count);
-        let (read, left) = self.divided(&among);
-        self = encoded(read, self.truncated || !left.is_empty());
-        (self, !left.is_empty())
+    pub fn skimmed(self, count: usize) -> (Self, bool) {
+        let truncated = self.truncated;
+        let (read, left) = self.divided(count);
+        let more = !left.is_empty();
+        (encoded(read, truncated || more), more)
     }
 
     /// The windows that [`Self::skimmed`] leaves out.
     #[must_use]
-    pub fn rest(mut self, count: usize) -> Self {
-        let among = spread(self.windows.len(), count);
-        let (_, left) = self.divided(&among);
-        encoded(left, self.truncated)
+    pub fn rest(self, count: usize) -> Self {
+        let truncated = self.truncated;
+        encoded(self.divided(count).1, truncated)
     }
 
-    /// The windows at these places, and the others.
-    fn divided(&mut self, places: &[usize]) -> (Vec<Encoding>, Vec<Encoding>) {
-        let windows = std::mem::take(&mut self.windows).into_iter().enumerate();
-        let (read, left): (Vec<_>, Vec<_>) = windows.partition(|(at, _)| places.contains(at));
-        let plain =
-            |windows: Vec<(usize, Encoding)>| windows.into_iter().map(|(_, own)| own).collect();
-        (plain(read), plain(left))
+    fn divided(self, count: usize) -> (Vec<Encoding>, Vec<Encoding>) {
+        let places = spread(self.windows.len(), count);
+        let (mut read, mut left) = (Vec::with_capacity(places.len()), Vec::new());
+        for (at, window) in self.windows.into_iter().enumerate() {
+            if places.contains(&at) { read.push(window) } else { left.push(window) }
+        }
+        (read, left)
     }
 }
 

@@ -61,3 +61,29 @@ impl Patterns {
         self.0.at(path).map_or("unknown", |found| *found.value)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+
+    use super::Routes;
+
+    #[test]
+    fn a_path_has_its_routes_pattern() {
+        let routes = Routes::default().route("/v2/models/{model}", get(|| async {}));
+        let routes = routes.merge(Routes::default().route("/v2", get(|| async {})));
+        let patterns = routes.merge(super::super::openapi::routes()).patterns();
+        for (path, pattern) in [
+            ("/v2", "/v2"),
+            ("/v2/models/spam", "/v2/models/{model}"),
+            ("/v2/models/%20", "/v2/models/{model}"),
+            ("/v2/models/spam/more", "unknown"),
+            ("/docs/index.html", "/docs/{*rest}"),
+            ("/openapi.json", "/openapi.json"),
+            ("/", "unknown"),
+            ("", "unknown"),
+        ] {
+            assert_eq!(patterns.of(path), pattern, "{path}");
+        }
+    }
+}

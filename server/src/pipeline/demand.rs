@@ -69,6 +69,9 @@ fn guess(version: &Version, bytes: usize, long: LongText) -> (usize, usize) {
     let Some(rest) = tokens.checked_sub(tokens_max) else { return (1, tokens) };
     let more = (rest as f64 / (NEW_TEXT * tokens_max as f64)).ceil() as usize;
     // Of a text that is skimmed what is read in any case: the rest asks anew.
-    let excerpt = Excerpt::first(long, version.folder.manifest());
-    ((1 + more).min(excerpt.windows_max(long.windows_max())), tokens_max)
+    let windows_max = match Excerpt::first(long, version.folder.manifest()) {
+        Excerpt::First(windows) => windows,
+        Excerpt::Whole | Excerpt::Rest(_) => long.windows_max(),
+    };
+    ((1 + more).min(windows_max), tokens_max)
 }

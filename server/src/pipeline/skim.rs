@@ -37,7 +37,7 @@ impl Excerpt {
         }
     }
 
-    /// The part's windows, and whether there are others to be read after them.
+    /// Its windows, and whether there are others to be read after them.
     pub(super) fn of(self, encoded: Encoded) -> (Encoded, bool) {
         match self {
             Self::Whole => (encoded, false),
@@ -46,16 +46,7 @@ impl Excerpt {
         }
     }
 
-    /// Most windows that it has of a text that is read in up to `windows_max`.
-    pub(super) fn windows_max(self, windows_max: usize) -> usize {
-        match self {
-            Self::Whole => windows_max,
-            Self::First(windows) => windows.min(windows_max),
-            Self::Rest(windows) => windows_max.saturating_sub(windows),
-        }
-    }
-
-    /// Tells it from other parts of the same text.
+    /// Tells it from other excerpts of the same text.
     pub(super) fn mark(self) -> [u8; 2] {
         let few = |windows: usize| u8::try_from(windows).unwrap_or(u8::MAX);
         match self {
