@@ -1,5 +1,6 @@
 """The model card, out of the figures that evaluate.py measured."""
 
+import long_text
 import measures
 import splits
 
@@ -28,7 +29,7 @@ def split_rows(facts):
 def way_rows(facts):
     """One row a way to read long mail, on the validation split."""
     return "\n".join(
-        f"| {way['long']}{' / ' + way['aggregation'] if way['long'] in ('window', 'skim') else ''} | "
+        f"| {long_text.way_name(way['long'], way['aggregation'])} | "
         f"{way['log_loss']:.4f} | {percent(way['accuracy'])} | {percent(way['f1'])} | {percent(way['bulk_fpr'])} |"
         for way in facts["tried"])
 
@@ -69,7 +70,7 @@ Then the encoder went on learning, together with the heads of `topic` and `senti
 def written(facts):
     """The whole card, Markdown."""
     way, probes, calibration = facts["way"], facts["probes"], facts["calibration"]
-    how = way["long"] + (f", {way['aggregation']} of the windows' logits" if way["long"] in ("window", "skim") else "")
+    how = way["long"] + (f", {way['aggregation']} of the windows' logits" if way["long"] in long_text.IN_WINDOWS else "")
     return f"""---
 license: apache-2.0
 language: en

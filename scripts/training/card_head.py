@@ -2,6 +2,7 @@
 
 import json
 
+import long_text
 from card import percent, took
 
 
@@ -19,7 +20,7 @@ A demonstration of a second head on real mail. The labels are what mailing lists
 
 ## What it is for, and what not
 
-**Out of domain for mail.** It was trained and measured on single sentences of product reviews, film reviews, newspaper opinion and short messages, never on mail: no figure here holds for mail, the less the longer it is. A whole mail is read in windows and their logits are averaged, which nobody has judged. It is a demonstration of a head that shares its encoder; train it on your own mail before you trust it. English only. It decides nothing about a person.""",
+**Out of domain for mail.** It was trained and measured on single sentences of product reviews, film reviews, newspaper opinion and short messages, never on mail: no figure here holds for mail, the less the longer it is. A whole mail is read in windows, not all of them where the first leave no doubt, and their logits are averaged, which nobody has judged. It is a demonstration of a head that shares its encoder; train it on your own mail before you trust it. English only. It decides nothing about a person.""",
 }
 
 DATA = {
@@ -36,7 +37,7 @@ def label_rows(facts):
 
 def way_rows(facts):
     return "\n".join(
-        f"| {way['long']}{' / ' + way['aggregation'] if way['long'] in ('window', 'skim') else ''} | {way['log_loss']:.4f} | "
+        f"| {long_text.way_name(way['long'], way['aggregation'])} | {way['log_loss']:.4f} | "
         f"{percent(way['accuracy'])} | {percent(way['macro_f1'])} |" for way in facts["tried"])
 
 

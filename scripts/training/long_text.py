@@ -2,6 +2,8 @@
 
 WINDOWS_MAX = 8
 SUBJECT_TOKENS_MAX = 32
+# Ways of which an aggregation makes one answer.
+IN_WINDOWS = ("window", "skim")
 # `[skim]` of a manifest that says nothing else.
 SKIM_WINDOWS = 3
 SKIM_CONFIDENCE_MIN = 0.95
@@ -25,6 +27,11 @@ def windows(ids, subject, long, tokens_max):
         end = min(len(ids), start + width)
         found.append(subject + ids[start:end])
     return found
+
+
+def way_name(long, aggregation):
+    """What a way to read is called in tables."""
+    return f"{long} / {aggregation}" if long in IN_WINDOWS else long
 
 
 def spread(windows, count=SKIM_WINDOWS):

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 import augment
+import long_text
 import measures
 import splits
 from card import percent
@@ -66,7 +67,7 @@ def long_mail(arguments, mails, labels, is_bulk, scratch):
         return lambda text: re.sub(r'aggregation = ".*"', f'aggregation = "{aggregation}"',
                                    re.sub(r'long = ".*"', f'long = "{long}"', text))
 
-    names = [f"{long} / {aggregation}" if long in ("window", "skim") else long for long, aggregation in WAYS]
+    names = [long_text.way_name(*own) for own in WAYS]
     models = [name.replace(" / ", "-") for name in names]
     copies(arguments, scratch, {model: way(*own) for model, own in zip(models, WAYS)})
     server = Server(arguments.binary, str(scratch))

@@ -410,15 +410,19 @@ impl Request {
             let (mut again, mut no_memory) = (Vec::new(), false);
             for (mut reading, begun) in open.into_iter().zip(begun) {
                 match self.end_states(begun).await? {
-                    Ended::Known(states) => reading.states.push(states),
+                    Ended::Known(states) => {
+                        // → head → logits
+                        reading.logits.extend(self.logits(&model, &states)?);
+                        reading.states.push(states);
+                    }
                     ended => {
                         no_memory |= matches!(ended, Ended::OutOfMemory);
                         again.push(reading);
                         continue;
                     }
                 }
-                // → head → logits, aggregated
-                let verdict = self.verdict(&model, &reading.states)?;
+                // → aggregated
+                let verdict = verdict(&model, &reading);
                 // → in doubt of a text that was skimmed: what is left of it
                 if reading.goes_on(&version.folder, &verdict) {
                     again.push(reading);
@@ -447,26 +451,11 @@ impl Request {
         Ok(verdicts)
     }
 
-    fn verdict(&self, model: &Lease<Served>, read: &[Arc<States>]) -> Result<Verdict, Error> {
-        let mut logits = Vec::new();
-        for states in read {
-            let more = model.model.engine().logits(&states.windows);
-            logits.extend(more.map_err(|error| Error::Inference {
-                model: self.entry.name.clone(),
-                reason: error.to_string(),
-            })?);
-        }
-        let aggregation = model.model.folder().manifest().aggregation;
-        let logits: Box<[f32]> = aggregate(&logits, model.model.labels(), aggregation).into();
-        let (first, confidence) = best(model.model.folder(), &logits);
-        Ok(Verdict {
-            logits,
-            tokens: read.iter().map(|states| states.tokens).sum(),
-            windows: read.iter().map(|states| states.windows.len()).sum(),
-            truncated: read.last().is_some_and(|states| states.truncated),
-            first,
-            confidence,
-            unknown_tokens: read.iter().map(|states| states.unknown_tokens).sum(),
+    /// `[windows][labels]`
+    fn logits(&self, model: &Lease<Served>, states: &States) -> Result<Vec<Vec<f32>>, Error> {
+        model.model.engine().logits(&states.windows).map_err(|error| Error::Inference {
+            model: self.entry.name.clone(),
+            reason: error.to_string(),
         })
     }
 
@@ -504,6 +493,23 @@ impl Request {
         .await?;
         self.timings.tokenize += clock.elapsed();
         encoded
+    }
+}
+
+/// What the model says of what is read of a text.
+fn verdict(model: &Lease<Served>, reading: &Reading) -> Verdict {
+    let (folder, read) = (model.model.folder(), &reading.states);
+    let aggregation = folder.manifest().aggregation;
+    let logits: Box<[f32]> = aggregate(&reading.logits, folder.labels(), aggregation).into();
+    let (first, confidence) = best(folder, &logits);
+    Verdict {
+        logits,
+        tokens: read.iter().map(|states| states.tokens).sum(),
+        windows: reading.logits.len(),
+        truncated: read.last().is_some_and(|states| states.truncated),
+        first,
+        confidence,
+        unknown_tokens: read.iter().map(|states| states.unknown_tokens).sum(),
     }
 }
 

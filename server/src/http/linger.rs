@@ -36,9 +36,8 @@ pub(super) fn with_rest(request: Request) -> (Request, Option<SharedBody>) {
 
 /// Reads what is left of a refused request's body, at most `bytes_max`.
 pub(super) async fn read_rest(rest: SharedBody, bytes_max: usize) {
-    // Whether it ends in time or not, the answer goes out. Few come here: in a box it takes no room in
-    // other requests' futures.
-    let _ = Box::pin(tokio::time::timeout(REST, discard(rest, bytes_max))).await;
+    // Whether it ends in time or not, the answer goes out.
+    let _ = tokio::time::timeout(REST, discard(rest, bytes_max)).await;
 }
 
 async fn discard(mut body: SharedBody, bytes_max: usize) {

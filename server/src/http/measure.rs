@@ -49,7 +49,7 @@ pin_project! {
         // Of a body that may not be read to its end.
         rest: Option<SharedBody>,
         // A refusal, while what is left of the body is read.
-        refusal: Option<(Response, Pin<Box<dyn Future<Output = ()> + Send>>)>,
+        refusal: Option<Pin<Box<dyn Future<Output = Response> + Send>>>,
     }
 }
 
@@ -106,23 +106,23 @@ where
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        if this.refusal.is_none() {
+        let response = loop {
+            if let Some(refusal) = this.refusal {
+                break ready!(refusal.as_mut().poll(context));
+            }
             let response = match ready!(this.answer.as_mut().poll(context)) {
                 Ok(Ok(response)) => response,
                 Err(_) => Error::Internal.into_response(),
             };
-            let rest = this.rest.take().filter(|_| !response.status().is_success());
-            let Some(rest) = rest else {
-                let notes = notes_of(this.answer);
-                return Poll::Ready(Ok(this.in_flight.answered(this.identity, response, notes)));
+            let Some(rest) = this.rest.take().filter(|_| !response.status().is_success()) else {
+                break response;
             };
             let bytes_max = this.in_flight.own.app.pipeline.limits.body_bytes_max.saturating_mul(4);
-            *this.refusal = Some((response, Box::pin(linger::read_rest(rest, bytes_max))));
-        }
-        if let Some((_, reading)) = this.refusal {
-            ready!(reading.as_mut().poll(context));
-        }
-        let response = this.refusal.take().map_or_else(Response::default, |(response, _)| response);
+            *this.refusal = Some(Box::pin(async move {
+                linger::read_rest(rest, bytes_max).await;
+                response
+            }));
+        };
         let notes = notes_of(this.answer);
         Poll::Ready(Ok(this.in_flight.answered(this.identity, response, notes)))
     }

@@ -26,6 +26,8 @@ pub(super) struct Reading {
     pub(super) excerpt: Excerpt,
     /// What is read.
     pub(super) states: Vec<Arc<States>>,
+    /// What the head makes of that, `[windows][labels]`.
+    pub(super) logits: Vec<Vec<f32>>,
 }
 
 impl Excerpt {
@@ -59,7 +61,7 @@ impl Excerpt {
 
 impl Reading {
     pub(super) fn new((at, lead): Ours, excerpt: Excerpt) -> Self {
-        Self { at, lead, excerpt, states: Vec::new() }
+        Self { at, lead, excerpt, states: Vec::new(), logits: Vec::new() }
     }
 
     /// Whether all of it was read in the end, if it was skimmed.
